@@ -1,0 +1,3 @@
+from mim_ray.cli import main
+
+main()

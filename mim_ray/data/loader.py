@@ -1,0 +1,196 @@
+"""From a beton to batches on the device: the one loader of the project."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mim_ray.data import native
+from mim_ray.data.beton import Beton
+from mim_ray.data.memory import available_bytes, in_words
+from mim_ray.data.order import Order
+from mim_ray.data.place import local_beton
+from mim_ray.data.plain import PlainDecoder
+from mim_ray.data.stream import Buffers, Decoder, Making, Plan, Stream
+from mim_ray.errors import Mistake, nearest
+from mim_ray.transforms.crop import CenterCrop, RandomCrop
+
+logger = logging.getLogger("mim_ray.data")
+Backend = Literal["auto", "ffcv", "torch"]
+
+
+class Batch(NamedTuple):
+    """One rank's part of a global batch, on the device."""
+
+    step: int
+    crops: tuple[Tensor, ...]
+    """One tensor per view: (images, 3, height, width) uint8, channels last in memory."""
+    labels: Tensor | None
+    index: Tensor
+    """Which sample of the beton each image is."""
+    position: Tensor
+    """Where in the endless stream of samples each image stands: with the seed, the key of every draw."""
+
+
+class Loader:
+    """Batches of a beton (a path, a URL, or a sample: set), each a function of (seed, step, rank, world) and nothing else.
+
+    `batches(start, stop)` yields the steps asked for, across epochs, from any step on. Give `samples_per_epoch`
+    for virtual epochs, `shuffle=False, keep_tail=True` and a `CenterCrop` for evaluation.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        batch: int,
+        crop: RandomCrop | CenterCrop | None = None,
+        views: Literal[1, 2] = 1,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        samples_per_epoch: int | None = None,
+        shuffle: bool = True,
+        keep_tail: bool = False,
+        label: str | None = "auto",
+        device: str | torch.device = "cpu",
+        backend: Backend = "auto",
+        threads: int | None = None,
+        ahead: int = 3,
+        stall_seconds: float = 120.0,
+        stage: Literal["auto", "always", "never"] = "auto",
+    ) -> None:
+        if not 0 <= rank < world:
+            raise Mistake(f"rank={rank}: expected 0 to {world - 1} in a world of {world}")
+        self.beton = Beton.open(local_beton(path, stage))
+        self.order = Order(len(self.beton), batch, seed, samples_per_epoch, shuffle, keep_tail)
+        self.crop = crop or RandomCrop()
+        self.views, self.seed, self.rank, self.world = views, seed, rank, world
+        self.device, self.stall_seconds = torch.device(device), stall_seconds
+        self.backend = chosen_backend(backend)
+        self.threads = spare_cores() if threads is None else threads
+        self.ahead = ahead
+        if self.threads < 1 or ahead < 1:
+            raise Mistake(f"threads={threads}, ahead={ahead}: expected at least 1 of each")
+        self._labels = self._label_column(label)
+        share = self.order.largest_share(world)
+        shape = (views, share, *self.crop.size, 3)
+        self._refuse_what_does_not_fit(shape)
+        self._buffers = Buffers(shape, pinned=self.device.type == "cuda")
+        self.waited_seconds = 0.0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.order.steps_per_epoch
+
+    def epoch(self, number: int = 0) -> Iterator[Batch]:
+        first = number * self.steps_per_epoch
+        return self.batches(first, first + self.steps_per_epoch)
+
+    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """The steps from `start` up to `stop` (without end by default). Leaving early frees everything."""
+        with self._opened() as descriptor:
+            with Stream(
+                self._plans(start, stop),
+                lambda: self._decoder(descriptor),
+                self._buffers,
+                threads=self.threads,
+                ahead=self.ahead,
+                stall_seconds=self.stall_seconds,
+                what=str(self.beton.path),
+            ) as stream:
+                in_flight: list[tuple[torch.cuda.Event, Making]] = []
+                for making in stream:
+                    self.waited_seconds = stream.waited_seconds
+                    yield self._on_device(making, in_flight)
+
+    def _plans(self, start: int, stop: int | None) -> Iterator[Plan]:
+        step = start
+        while stop is None or step < stop:
+            positions, samples = self.order.share(step, self.rank, self.world)
+            height, width = self.beton.height[samples], self.beton.width[samples]
+            windows = [
+                self.crop.windows(self.seed, view, positions, height, width) for view in range(self.views)
+            ]
+            yield Plan(step, positions, samples, np.stack(windows))
+            step += 1
+
+    def _on_device(self, making: Making, in_flight: "list[tuple[torch.cuda.Event, Making]]") -> Batch:
+        plan = making.plan
+        crops = torch.from_numpy(making.pixels).permute(0, 1, 4, 2, 3)
+        labels = None if self._labels is None else torch.from_numpy(self._labels[plan.samples])
+        index, position = torch.from_numpy(plan.samples), torch.from_numpy(plan.positions)
+        if self.device.type != "cpu":
+            crops, index, position = (
+                t.to(self.device, non_blocking=True) for t in (crops, index, position)
+            )
+            labels = None if labels is None else labels.to(self.device, non_blocking=True)
+            # A pinned buffer may be filled again only when its copy has left the host.
+            in_flight[:] = [(event, made) for event, made in in_flight if not event.query()]
+            in_flight.append((torch.cuda.current_stream(self.device).record_event(), making))
+        return Batch(plan.step, tuple(crops), labels, index, position)
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        descriptor = os.open(self.beton.path, os.O_RDONLY)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _decoder(self, descriptor: int) -> Decoder:
+        kind = native.NativeDecoder if self.backend == "ffcv" else PlainDecoder
+        return kind(self.beton, descriptor)
+
+    def _label_column(self, label: str | None) -> "np.ndarray[tuple[int], np.dtype[np.int64]] | None":
+        columns = self.beton.labels
+        if label == "auto":
+            label = next(iter(columns), None)
+        if label is None:
+            return None
+        if label not in columns:
+            raise Mistake(f"label={label!r}: {self.beton.path} has none of that name{nearest(label, columns)}")
+        return cast("np.ndarray[tuple[int], np.dtype[np.int64]]", columns[label])
+
+    def _refuse_what_does_not_fit(self, shape: tuple[int, ...]) -> None:
+        b = self.beton
+        largest = int(np.argmax(b.width.astype(np.int64) * b.height))
+        scratch = 3 * int(b.width[largest]) * int(b.height[largest]) + int(b.size.max())
+        batch_bytes = int(np.prod(shape, dtype=np.int64))
+        # One batch is with the consumer, one on its way there, `ahead` in the making.
+        total = (self.ahead + 2) * batch_bytes + self.threads * scratch
+        room = available_bytes()
+        if total > room:
+            raise Mistake(
+                f"the loader would hold {in_words(total)} and {in_words(room)} is free: "
+                f"{self.ahead} + 2 batches of {' × '.join(map(str, shape))} bytes, and {self.threads} threads × "
+                f"{in_words(scratch)} for {b.width[largest]} × {b.height[largest]} pixels ({b.name(largest)}): "
+                f"lower batch=, ahead= or threads=, or import with max_resolution="
+            )
+
+
+def chosen_backend(backend: Backend) -> Literal["ffcv", "torch"]:
+    """`auto` takes FFCV where it works and says so where it does not."""
+    if backend == "torch":
+        return "torch"
+    if backend not in ("auto", "ffcv"):
+        raise Mistake(f"backend={backend!r}: expected auto, ffcv or torch{nearest(backend, ['auto', 'ffcv', 'torch'])}")
+    reason = native.missing()
+    if reason is None:
+        return "ffcv"
+    if backend == "ffcv":
+        raise Mistake(f"backend=ffcv: {reason}: install it with make setup, or take backend=torch")
+    warnings.warn(f"loading with backend=torch, several times slower than FFCV, because {reason}", stacklevel=3)
+    return "torch"
+
+
+def spare_cores() -> int:
+    """All cores this process may use but one, which is the step's."""
+    return max(1, len(os.sched_getaffinity(0)) - 1)

@@ -1,0 +1,115 @@
+"""Any picture, however it was stored, to the bytes a beton holds."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from mim_ray.data.beton import LARGEST_SIDE, Mode
+from mim_ray.data.native import sound_jpeg
+
+Raw = bytes | NDArray[np.uint8] | NDArray[np.uint16] | Image.Image
+MOST_PIXELS = 500_000_000
+NORMAL_ORIENTATION = 1
+ORIENTATION_TAG = 0x0112
+
+
+class Unsound(Exception):
+    """This picture cannot be used; the text says why."""
+
+
+class Encoded(NamedTuple):
+    mode: Mode
+    shape: tuple[int, int]
+    """width, height"""
+    data: bytes
+    kept: bool
+    """Whether the original JPEG bytes were kept as they were."""
+    moments: NDArray[np.float64]
+    """(3, 2): each channel's mean and mean square, in 0 … 1."""
+
+
+def encode(raw: Raw, *, max_resolution: int | None, quality: int, raw_pixels: bool, keep: bool) -> Encoded:
+    limit = max_resolution or LARGEST_SIDE
+    with open_picture(raw) as image:
+        original = raw if isinstance(raw, bytes) and keep and not raw_pixels else None
+        keepable = original is not None and _is_plain_jpeg(image) and max(image.size) <= limit
+        if image.format == "JPEG" and not keepable:
+            image.draft(None, (limit, limit))
+        picture = shrunk(to_rgb(image), limit)
+    pixels = np.asarray(picture)
+    shape = picture.size
+    if keepable and original is not None and sound_jpeg(original, *shape):
+        return Encoded(Mode.JPEG, shape, original, True, _moments(pixels))
+    if raw_pixels:
+        return Encoded(Mode.RAW, shape, pixels.tobytes(), False, _moments(pixels))
+    packed = io.BytesIO()
+    picture.save(packed, "JPEG", quality=quality)
+    return Encoded(Mode.JPEG, shape, packed.getvalue(), False, _moments(pixels))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Upright, 8 bits, three channels; transparency over white; 16-bit greys over their full range."""
+    if image.mode == "F":
+        raise Unsound("has floating-point pixels without a known range")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        deep = np.asarray(image).astype(np.int64).clip(0, 0xFFFF)
+        return Image.fromarray((deep // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        layered = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
+    return image.convert("RGB")
+
+
+def shrunk(image: Image.Image, limit: int) -> Image.Image:
+    """With no side longer than `limit`; never enlarged."""
+    longest = max(image.size)
+    if longest <= limit:
+        return image
+    width, height = (max(1, round(side * limit / longest)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+@contextmanager
+def open_picture(raw: Raw) -> Iterator[Image.Image]:
+    """The picture, with every way a file can be broken turned into Unsound."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        if isinstance(raw, bytes) and not raw:
+            raise Unsound("is empty")
+        image = raw if isinstance(raw, Image.Image) else _from_bytes_or_array(raw)
+        with image:
+            if image.width * image.height > MOST_PIXELS:
+                raise Unsound(f"has {image.width} × {image.height} pixels, more than {MOST_PIXELS:,}")
+            yield image
+    except (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError) as error:
+        raise Unsound(" ".join(str(error).split()) or type(error).__name__) from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _from_bytes_or_array(raw: bytes | NDArray[np.uint8] | NDArray[np.uint16]) -> Image.Image:
+    if isinstance(raw, bytes):
+        try:
+            return Image.open(io.BytesIO(raw))
+        except Image.UnidentifiedImageError:
+            raise Unsound("is not a picture of a known format") from None
+    return Image.fromarray(raw[..., 0] if raw.ndim == 3 and raw.shape[2] == 1 else raw)
+
+
+def _is_plain_jpeg(image: Image.Image) -> bool:
+    upright = image.getexif().get(ORIENTATION_TAG, NORMAL_ORIENTATION) == NORMAL_ORIENTATION
+    return image.format == "JPEG" and image.mode in ("RGB", "L") and upright
+
+
+def _moments(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """From histograms: exact, and the same whatever the order of summation."""
+    levels = np.arange(256) / 255
+    counts = np.stack([np.bincount(pixels[..., c].reshape(-1), minlength=256) for c in range(3)])
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    return np.stack([shares @ levels, shares @ levels**2], axis=1)

@@ -1,0 +1,21 @@
+"""What a user reads when something is wrong: one line, the value, what was expected, the way out."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class Mistake(ValueError):
+    """The user asked for something that cannot be; the command line exits with 2."""
+
+
+class Failure(RuntimeError):
+    """The world refused (a full disk, a torn file, a stalled thread); the command line exits with 1."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """`": did you mean 'X'?"`, or the choices where none is near."""
+    options = sorted(choices)
+    match = get_close_matches(word, options, n=1, cutoff=0.5)
+    if match:
+        return f": did you mean {match[0]!r}?"
+    return f": choose from {', '.join(options)}" if options else ""

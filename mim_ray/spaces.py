@@ -1,0 +1,11 @@
+"""The search spaces: the files of `tune_spaces/`."""
+
+import importlib.util
+from pathlib import Path
+
+
+def space_names() -> list[str]:
+    package = importlib.util.find_spec("tune_spaces")
+    folders = package.submodule_search_locations if package else None
+    files = [path for folder in folders or [] for path in Path(folder).glob("[a-z]*.py")]
+    return sorted(path.stem for path in files)

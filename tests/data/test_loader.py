@@ -1,0 +1,319 @@
+"""The loader: exact, restartable, honest about what goes wrong, and leaving nothing behind."""
+
+import gc
+import io
+import os
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import functional
+
+from mim_ray.data import loader as loader_module
+from mim_ray.data import native
+from mim_ray.data.beton import BetonWriter, Mode
+from mim_ray.data.loader import Backend, Batch, Loader
+from mim_ray.data.plain import PlainDecoder
+from mim_ray.data.sources import open_source
+from mim_ray.errors import Failure, Mistake
+from mim_ray.transforms.crop import CenterCrop, RandomCrop
+from mim_ray.transforms.pixels import normalised
+
+SAMPLES, BATCH = 53, 8
+CROP = RandomCrop(size=(32, 48))
+BACKENDS: list[Backend] = ["ffcv", "torch"]
+
+
+@pytest.fixture(scope="module")
+def jpegs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("sets") / "jpeg.beton", Mode.JPEG)
+
+
+@pytest.fixture(scope="module")
+def raws(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("sets") / "raw.beton", Mode.RAW)
+
+
+def written(path: Path, mode: Mode, samples: int = SAMPLES) -> Path:
+    """Cuts of real photographs, of many sizes, as real JPEG files."""
+    photographs = open_source("sample:photos")
+    with BetonWriter(path, ["label"], samples) as writer:
+        for i in range(samples):
+            whole = Image.open(io.BytesIO(raw)) if isinstance(raw := photographs.image(0), bytes) else as_image(raw)
+            left, top = 7 * i % 200, 5 * i % 150
+            cut = whole.convert("RGB").crop((left, top, left + 90 + i, top + 130 - i))
+            packed = io.BytesIO()
+            cut.save(packed, "JPEG", quality=92)
+            data = packed.getvalue() if mode == Mode.JPEG else np.asarray(cut).tobytes()
+            writer.add(mode, cut.size, [i % 7], data, f"cut-{i}.jpg")
+    return path
+
+
+def as_image(raw: Any) -> Image.Image:
+    return raw if isinstance(raw, Image.Image) else Image.fromarray(raw)
+
+
+def loader(path: Path, **options: Any) -> Loader:
+    settings: dict[str, Any] = {"batch": BATCH, "crop": CROP, "threads": 2, "backend": "ffcv"} | options
+    return Loader(path, **settings)
+
+
+def everything(batches: Iterable[Batch]) -> list[tuple[int, list[int], list[int], bytes]]:
+    """Step, samples, labels and every byte of every view, for comparison."""
+    return [
+        (b.step, b.index.tolist(), [] if b.labels is None else b.labels.tolist(),
+         b"".join(view.contiguous().numpy().tobytes() for view in b.crops))
+        for b in batches
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_three_epochs_stopped_anywhere_go_on_crop_for_crop(jpegs: Path, backend: Backend, views: int) -> None:
+    whole = everything(loader(jpegs, backend=backend, views=views).batches(0, 18))
+    assert [step for step, *_ in whole] == list(range(18))
+    for stopped_at in (1, 6, 11, 17):
+        for threads in (1, 3):
+            again = loader(jpegs, backend=backend, views=views, threads=threads)
+            assert everything(again.batches(stopped_at, 18)) == whole[stopped_at:]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_restart_in_another_world_sees_the_same_global_batches(jpegs: Path, world: int) -> None:
+    whole = everything(loader(jpegs).batches(7, 14))
+    parts = [everything(loader(jpegs, rank=rank, world=world).batches(7, 14)) for rank in range(world)]
+    for step, *shares in zip(whole, *parts, strict=True):
+        assert step[1] == [sample for share in shares for sample in share[1]]
+        assert step[3] == b"".join(share[3] for share in shares)
+
+
+def test_the_two_views_differ_and_the_first_is_the_single_one(jpegs: Path) -> None:
+    both, one = next(loader(jpegs, views=2).batches()), next(loader(jpegs).batches())
+    assert torch.equal(both.crops[0], one.crops[0])
+    assert not torch.equal(both.crops[0], both.crops[1])
+
+
+@pytest.mark.parametrize("mode", ["jpegs", "raws"])
+def test_both_backends_give_the_same_crops(mode: str, request: pytest.FixtureRequest) -> None:
+    path = request.getfixturevalue(mode)
+    for crop in (CROP, CenterCrop(size=(40, 40)), RandomCrop(size=(160, 160))):
+        ours, plain = (next(loader(path, crop=crop, backend=b, batch=50).batches()) for b in BACKENDS)
+        assert torch.equal(ours.index, plain.index)
+        gap = (ours.crops[0].int() - plain.crops[0].int()).abs()
+        # Resizing agrees to rounding; JPEG decoders differ by a few levels (FFCV's takes the fast transform).
+        assert gap.max() <= (1 if mode == "raws" else 48)
+        assert gap.float().mean() < (0.5 if mode == "raws" else 1.5)
+
+
+def test_batches_are_bytes_with_channels_last_and_labels_and_index(jpegs: Path) -> None:
+    batch = next(loader(jpegs).batches())
+    assert batch.crops[0].shape == (BATCH, 3, 32, 48)
+    assert batch.crops[0].dtype == torch.uint8
+    assert batch.crops[0].is_contiguous(memory_format=torch.channels_last)
+    assert batch.labels is not None
+    assert torch.equal(batch.labels, batch.index % 7)
+    assert batch.position.tolist() == list(range(BATCH))
+    assert next(loader(jpegs, label=None).batches()).labels is None
+
+
+def test_batches_stay_what_they_are_when_kept(jpegs: Path) -> None:
+    kept = list(loader(jpegs, ahead=1).batches(0, 12))
+    assert everything(kept) == everything(loader(jpegs).batches(0, 12))
+
+
+def test_buffers_are_used_again_when_batches_are_dropped(jpegs: Path) -> None:
+    used = loader(jpegs)
+    for _ in used.batches(0, 60):
+        pass
+    assert used._buffers.made <= used.ahead + 2
+
+
+def test_evaluation_takes_every_sample_once_in_any_world(jpegs: Path) -> None:
+    options: dict[str, Any] = {"shuffle": False, "keep_tail": True, "crop": CenterCrop(size=(32, 32))}
+    shares = [everything(loader(jpegs, rank=r, world=3, **options).epoch()) for r in range(3)]
+    taken = [sample for share in shares for _, index, *_ in share for sample in index]
+    assert sorted(taken) == list(range(SAMPLES))
+    assert len({len(share) for share in shares}) == 1
+
+
+def test_a_set_of_one_image_fills_virtual_epochs(tmp_path: Path) -> None:
+    path = written(tmp_path / "one.beton", Mode.JPEG, samples=1)
+    with pytest.raises(Mistake, match="larger than an epoch of 1 samples"):
+        loader(path)
+    batches = list(loader(path, samples_per_epoch=32).epoch())
+    assert len(batches) == 4
+    crops = torch.cat([batch.crops[0] for batch in batches])
+    assert len(crops.unique(dim=0)) == 32
+
+
+def threads_of_loaders() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("mim_ray")]
+
+
+def test_leaving_early_ends_the_threads_and_frees_the_buffers(jpegs: Path) -> None:
+    left = loader(jpegs)
+    for _ in left.batches():
+        break
+    gc.collect()
+    assert not threads_of_loaders()
+    assert len(left._buffers._free) == left._buffers.made
+
+
+def test_two_loaders_at_once_thirty_epochs_twenty_rebuilds(jpegs: Path) -> None:
+    torch_threads = torch.get_num_threads()
+    first, second = loader(jpegs), loader(jpegs, seed=1)
+    expected = everything(first.epoch(3)), everything(second.epoch(3))
+    memory = []
+    for epoch in range(30):
+        pairs = list(zip(first.epoch(3), second.epoch(3), strict=True))
+        assert (everything(a for a, _ in pairs), everything(b for _, b in pairs)) == expected
+        del pairs
+        if epoch < 20:
+            next(loader(jpegs, views=2).batches(epoch))
+        gc.collect()
+        memory.append(resident_mb())
+    assert not threads_of_loaders()
+    assert torch.get_num_threads() == torch_threads
+    assert memory[-1] - memory[9] < 20, memory
+
+
+def resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+
+
+class Broken:
+    """A decoder whose thread meets an error, or never ends."""
+
+    def __init__(self, *_: object) -> None:
+        self.calls = 0
+
+    def decode(self, samples: Any, windows: Any, out: Any) -> None:
+        self.calls += 1
+        if self.calls > 2:
+            raise ZeroDivisionError("in the loader's thread")
+
+
+class Stuck(Broken):
+    released = threading.Event()
+
+    def decode(self, samples: Any, windows: Any, out: Any) -> None:
+        Stuck.released.wait(30)
+
+
+
+
+def test_an_error_in_a_thread_is_raised_where_the_batch_is_awaited(
+    jpegs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "NativeDecoder", Broken)
+    began = time.monotonic()
+    with pytest.raises(ZeroDivisionError, match="in the loader's thread"):
+        list(loader(jpegs).batches(0, 100))
+    assert time.monotonic() - began < 5
+    assert not threads_of_loaders()
+
+
+def test_a_stalled_loader_is_named(jpegs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "NativeDecoder", Stuck)
+    with pytest.raises(Failure, match=r"jpeg.beton: no batch for \d s at step 3 .*2 of 2 loader threads alive"):
+        next(loader(jpegs, stall_seconds=0.5).batches(3))
+    Stuck.released.set()
+
+
+def test_a_thread_that_died_is_noticed_at_once(jpegs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mim_ray.data import stream
+
+    monkeypatch.setattr(stream, "_work", lambda *_: None)
+    with pytest.raises(Failure, match="0 of 2 loader threads alive"):
+        next(loader(jpegs).batches())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_picture_damaged_on_disk_is_named(jpegs: Path, tmp_path: Path, backend: Backend) -> None:
+    data = bytearray(jpegs.read_bytes())
+    sound = loader(jpegs).beton
+    start, size = int(sound.pointer[17]), int(sound.size[17])
+    data[start : start + size] = bytes(size)
+    damaged = tmp_path / "damaged.beton"
+    damaged.write_bytes(bytes(data))
+    with pytest.raises(Failure, match=r"sample 17 \(cut-17.jpg\) is not a sound picture: run mim-ray data verify"):
+        list(loader(damaged, backend=backend).epoch())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_file_cut_short_under_a_running_loader_is_an_error_not_a_crash(
+    raws: Path, tmp_path: Path, backend: Backend
+) -> None:
+    shrinking = tmp_path / "shrinking.beton"
+    shrinking.write_bytes(raws.read_bytes())
+    running = loader(shrinking, backend=backend, ahead=1).batches()
+    next(running)
+    with shrinking.open("r+b") as file:
+        file.truncate(4096)
+    with pytest.raises(Failure, match="cannot be read from disk"):
+        list(running)
+
+
+def test_memory_is_counted_before_it_is_taken(jpegs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_module, "available_bytes", lambda: 10_000_000)
+    with pytest.raises(Mistake, match=r"would hold .* MB and 10 MB is free: 3 \+ 2 batches of 2 × 50 × 224 × 224 × 3"):
+        Loader(jpegs, batch=50, views=2, threads=1)
+
+
+def test_a_very_wide_picture_is_loaded_or_refused_with_the_arithmetic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "wide.beton"
+    with BetonWriter(path, [], 1) as writer:
+        packed = io.BytesIO()
+        Image.new("RGB", (30_000, 64), "teal").save(packed, "JPEG")
+        writer.add(Mode.JPEG, (30_000, 64), [], packed.getvalue(), "panorama.jpg")
+    batch = next(Loader(path, batch=2, samples_per_epoch=2, crop=CROP, threads=1).batches())
+    assert (batch.crops[0].float().mean((0, 2, 3)) - torch.tensor([0.0, 128, 128])).abs().max() < 3
+    monkeypatch.setattr(loader_module, "available_bytes", lambda: 6_000_000)
+    with pytest.raises(Mistake, match=r"30000 × 64 pixels \(sample 0 \(panorama.jpg\)\).*max_resolution="):
+        Loader(path, batch=2, samples_per_epoch=2, crop=CROP, threads=1)
+
+
+def test_auto_says_when_it_falls_back(jpegs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "missing", lambda: "ffcv is not installed")
+    with pytest.warns(UserWarning, match="backend=torch, several times slower than FFCV, because ffcv is not installed"):
+        fallen = loader(jpegs, backend="auto")
+    assert fallen.backend == "torch"
+    assert isinstance(fallen._decoder(0), PlainDecoder)
+    with pytest.raises(Mistake, match="backend=ffcv: ffcv is not installed"):
+        loader(jpegs, backend="ffcv")
+
+
+def test_wrong_words_are_refused(jpegs: Path) -> None:
+    for options, words in (
+        ({"backend": "fcv"}, "did you mean 'ffcv'"),
+        ({"label": "labell"}, "did you mean 'label'"),
+        ({"rank": 2, "world": 2}, "rank=2: expected 0 to 1"),
+        ({"batch": 54}, "batch=54 is larger than an epoch of 53 samples"),
+        ({"threads": 0}, "threads=0"),
+    ):
+        with pytest.raises(Mistake, match=words):
+            loader(jpegs, **options)
+
+
+def test_pixel_statistics_agree_with_torchvision_on_the_same_files(jpegs: Path, tmp_path: Path) -> None:
+    """Mean and deviation of crops, against bicubic and bilinear resizing of the very same windows."""
+    ours = loader(jpegs, batch=50, crop=RandomCrop(size=(64, 64)))
+    batch, plan = next(ours.batches()), next(ours._plans(0, 1))
+    pictures = PlainDecoder(ours.beton, os.open(jpegs, os.O_RDONLY))
+    theirs = []
+    for k, sample in enumerate(plan.samples.tolist()):
+        picture = torch.from_numpy(pictures._picture(sample).copy()).permute(2, 0, 1)
+        top, left, h, w, mirrored = plan.windows[0, k].tolist()
+        crop = functional.resized_crop(picture, top, left, h, w, [64, 64], antialias=True)
+        theirs.append(crop.flip(-1) if mirrored else crop)
+    a, b = normalised(batch.crops[0]), normalised(torch.stack(theirs))
+    assert (a.mean((0, 2, 3)) - b.mean((0, 2, 3))).abs().max() < 0.02
+    assert (a.std((0, 2, 3)) / b.std((0, 2, 3)) - 1).abs().max() < 0.05

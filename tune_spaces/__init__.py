@@ -1,0 +1,1 @@
+"""One file per question: METHOD, SPACE (dotted path -> tune domain), GOAL."""
