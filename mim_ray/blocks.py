@@ -50,7 +50,7 @@ def start_weights(module: nn.Module) -> None:
 
 
 def sincos(width: int, grid: tuple[int, int]) -> Tensor:
-    """(1 + N, width) fixed 2-D sine-cosine positions: half of the width for columns, half for rows; row 0 zero."""
+    """(1 + N, width) fixed 2-D sine-cosine positions: half for columns, half for rows; row 0 zero."""
     rates = 1.0 / 10000 ** (np.arange(width // 4) / (width / 4))
     rows, columns = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
     angles = [np.outer(axis.reshape(-1), rates) for axis in (columns, rows)]

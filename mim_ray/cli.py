@@ -15,7 +15,12 @@ from rich.table import Table
 from mim_ray.config import parse, resolve
 from mim_ray.errors import Failure, Mistake, nearest
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Masked image modelling on Ray.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Masked image modelling on Ray.",
+)
 data = typer.Typer(no_args_is_help=True, help="Datasets: import, verify, describe.")
 app.add_typer(data, name="data")
 
@@ -79,7 +84,9 @@ def show(method: str, overrides: Overrides = None, as_json: Json = False) -> Non
 
 @app.command()
 def doctor(
-    beton: Annotated[Path | None, typer.Argument(help="Also ask whether this dataset fits the page cache.")] = None,
+    beton: Annotated[
+        Path | None, typer.Argument(help="Also ask whether this dataset fits the page cache.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """What this machine has, what it lacks, and the remedy."""
@@ -91,6 +98,53 @@ def doctor(
     else:
         _print_table(("", "state", "found", "remedy"), findings)
     return 1 if any(finding.state == "failure" for finding in findings) else 0
+
+
+@app.command()
+def bench(
+    ids: Annotated[list[str] | None, typer.Argument(help="R1 R2 … or table; all by default.")] = None,
+    pairs: Annotated[int, typer.Option(help="How often each side is measured.")] = 9,
+    record: Annotated[Path | None, typer.Option(help="Also write a dated record into this folder.")] = None,
+    track: Annotated[bool, typer.Option(help="Also log to MLflow.")] = True,
+    as_json: Json = False,
+) -> None:
+    """The speed contract: ratios, both sides measured in one run."""
+    from mim_ray.benches import BENCHES, TABLE, measure, write_record
+
+    chosen = ids or [*BENCHES, TABLE]
+    for wrong in set(chosen) - {*BENCHES, TABLE}:
+        raise Mistake(f"no benchmark {wrong!r}{nearest(wrong, [*BENCHES, TABLE])}")
+    result = measure(chosen, pairs, track=track)
+    if record is not None:
+        print(f"written to {write_record(result, record)}", file=sys.stderr)
+    if as_json:
+        _print_json(result)
+        return
+    ratios = [(name, *row.values()) for name, row in result.items() if name != TABLE]
+    if ratios:
+        _print_table(("", "ratio", "low", "high", "pairs", "unit"), ratios)
+    for title, row in zip(("table",), result.get(TABLE, [])[:1], strict=False):
+        _print_table((title, *row), [("", *each.values()) for each in result[TABLE]])
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where its files go.")] = Path("runs/demo"),
+    as_json: Json = False,
+) -> None:
+    """Sample pictures to a dataset, read back through the loader, and a few steps of MAE on them."""
+    from mim_ray.demo import demo as run_demo
+
+    result = run_demo(folder)
+    if as_json:
+        _print_json(result)
+        return
+    print(
+        f"{result['samples']:,} generated pictures in {result['beton']}, every one verified; read back at "
+        f"{result['images_per_second']:,} images/s ({result['backend']}).\n"
+        f"MAE (micro) on them: loss {result['loss_before']} → {result['loss_after']}.\n"
+        f"Crops as the encoder sees them: {result['sheet']}"
+    )
 
 
 @data.command("import")

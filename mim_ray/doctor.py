@@ -70,7 +70,12 @@ def _ffcv() -> Finding:
     reason = native.missing()
     if reason is None:
         return Finding("ffcv", "ok", f"{version('ffcv')}, native library loads")
-    return Finding("ffcv", "warning", f"{reason}: loading falls back to PyTorch, several times slower", APT + " && make setup")
+    return Finding(
+        "ffcv",
+        "warning",
+        f"{reason}: loading falls back to PyTorch, several times slower",
+        APT + " && make setup",
+    )
 
 
 def _torch() -> Iterator[Finding]:
@@ -84,7 +89,12 @@ def _torch() -> Iterator[Finding]:
     if bf16:
         yield Finding("bf16", "ok", "in hardware")
     else:
-        yield Finding("bf16", "warning", "not in hardware: training runs in fp32", "a GPU since Ampere or a CPU with AVX512-BF16")
+        yield Finding(
+            "bf16",
+            "warning",
+            "not in hardware: training runs in fp32",
+            "a GPU since Ampere or a CPU with AVX512-BF16",
+        )
 
 
 def _cpu_flag(flag: str) -> bool:
@@ -104,7 +114,12 @@ def _ray() -> Finding:
     place = urlsplit(address if "://" in address else f"ray://{address}")
     if place.hostname and _reachable(place.hostname, place.port or 6379):
         return Finding("ray", "ok", f"{found}, cluster at {address} answers")
-    return Finding("ray", "failure", f"{found}, no answer from RAY_ADDRESS={address}", "start the cluster or unset RAY_ADDRESS")
+    return Finding(
+        "ray",
+        "failure",
+        f"{found}, no answer from RAY_ADDRESS={address}",
+        "start the cluster or unset RAY_ADDRESS",
+    )
 
 
 def _mlflow() -> Finding:
@@ -125,7 +140,10 @@ def _mlflow() -> Finding:
     except (urllib.error.URLError, OSError, ValueError) as error:
         why = getattr(error, "reason", error)
         return Finding(
-            "mlflow", "failure", f"{found}, {_without_secrets(uri)}: {why}", "start the server or unset MLFLOW_TRACKING_URI"
+            "mlflow",
+            "failure",
+            f"{found}, {_without_secrets(uri)}: {why}",
+            "start the server or unset MLFLOW_TRACKING_URI",
         )
 
 

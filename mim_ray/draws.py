@@ -39,7 +39,7 @@ def keys(purpose: Purpose, *words: ArrayLike) -> U64:
 def uniforms(key: U64, count: int) -> NDArray[np.float64]:
     """`count` numbers in [0, 1) for each key, in a new last axis."""
     bits = _mix(key[..., None] + np.arange(count, dtype=np.uint64) * np.uint64(0xD1342543DE82EF95))
-    return (bits >> np.uint64(11)) * 2.0**-53
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def permutation(size: int, purpose: Purpose, *words: ArrayLike) -> NDArray[np.int64]:

@@ -89,7 +89,7 @@ def table() -> list[dict[str, float | int | str]]:
             for side in (256, 400, 500):
                 for views in (1, 2):
                     beton = sets.beton(side, storage)
-                    loader = Loader(beton, batch=BATCH, threads=1, views=views)  # type: ignore[arg-type]
+                    loader = Loader(beton, batch=BATCH, threads=1, views=views)
                     rates = [_rate(loader.epoch()) for _ in range(4)][1:]
                     megabytes = beton.stat().st_size / PHOTOGRAPHS / 1000
                     rows.append(
@@ -163,7 +163,7 @@ def _as_rgb(raw: Any) -> Image.Image:
 def _rate(batches: Any) -> float:
     began, images = time.perf_counter(), 0
     for batch in batches:
-        images += len(batch if isinstance(batch, torch.Tensor) else batch.index)
+        images += len(batch if isinstance(batch, torch.Tensor) else batch.samples)
     return images / (time.perf_counter() - began)
 
 

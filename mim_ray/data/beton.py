@@ -128,7 +128,9 @@ def _read(cls: type[Beton], path: Path, file: BinaryIO) -> Beton:
         raise Failure(f"{path} is truncated: {length:,} bytes of at least {end:,}: copy or import it anew")
     described = _table(file, FIELD, int(header["fields"]), path, length)
     names = [bytes(one["name"]).split(b"\0")[0].decode("ascii", "replace") for one in described]
-    unknown = [name for name, one in zip(names, described, strict=True) if int(one["kind"]) not in ROW_OF_KIND]
+    unknown = [
+        name for name, one in zip(names, described, strict=True) if int(one["kind"]) not in ROW_OF_KIND
+    ]
     if unknown:
         raise Mistake(f"{path}: field {unknown[0]!r} is of a kind of its writer's own: import the set anew")
     kinds = [int(one["kind"]) for one in described]
@@ -158,7 +160,9 @@ def _read(cls: type[Beton], path: Path, file: BinaryIO) -> Beton:
 def _table(file: BinaryIO, dtype: np.dtype[Any], count: int, path: Path, length: int) -> NDArray[Any]:
     wanted = count * dtype.itemsize
     if file.tell() + wanted > length:
-        raise Failure(f"{path} is truncated: {length:,} bytes, too few for its {count:,} × {dtype.itemsize} bytes")
+        raise Failure(
+            f"{path} is truncated: {length:,} bytes, too few for its {count:,} × {dtype.itemsize} bytes"
+        )
     return np.frombuffer(file.read(wanted), dtype)
 
 
@@ -174,7 +178,9 @@ def _sizes_at(
     sizes[~torn] = ordered["size"][at[~torn]]
     torn |= pointers + sizes > end
     if torn.any():
-        raise Failure(f"{path} is damaged: no bytes are recorded for sample {int(np.argmax(torn))}: import it anew")
+        raise Failure(
+            f"{path} is damaged: no bytes are recorded for sample {int(np.argmax(torn))}: import it anew"
+        )
     return sizes
 
 
@@ -220,7 +226,9 @@ class BetonWriter:
     def add(self, mode: Mode, shape: tuple[int, int], labels: Sequence[int], data: bytes, name: str) -> None:
         """`shape`: width, height. A picture never crosses a page, as FFCV's page cache expects."""
         if len(data) > self._page:
-            raise Mistake(f"{name}: {len(data):,} bytes do not fit a page of {self._page:,}: lower max_resolution=")
+            raise Mistake(
+                f"{name}: {len(data):,} bytes do not fit a page of {self._page:,}: lower max_resolution="
+            )
         if self._at % self._page + len(data) > self._page:
             self._at = _aligned(self._at, self._page)
             self._file.seek(self._at)

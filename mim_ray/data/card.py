@@ -41,7 +41,9 @@ class Card(Spec):
         try:
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            raise Mistake(f"{beton} has no card beside it ({path.name}): it was not imported by mim-ray") from None
+            raise Mistake(
+                f"{beton} has no card beside it ({path.name}): it was not imported by mim-ray"
+            ) from None
         except ValidationError as error:
             raise Failure(f"{path} is damaged: {error.errors()[0]['msg']}: import the set anew") from None
 
@@ -58,10 +60,14 @@ class Card(Spec):
         """What a person reads: name and value."""
         shown: dict[str, Any] = self.model_dump()
         counts = sorted(self.class_counts)
-        shown["classes"] = f"{len(self.classes)}" + (f" ({', '.join(self.classes[:12])}{', …' * (len(self.classes) > 12)})" if self.classes else "")
+        shown["classes"] = f"{len(self.classes)}" + (
+            f" ({', '.join(self.classes[:12])}{', …' * (len(self.classes) > 12)})" if self.classes else ""
+        )
         shown["class_counts"] = f"{counts[0]} to {counts[-1]} images each" if counts else "unlabelled"
         shown["options"] = " ".join(f"{key}={value}" for key, value in self.options.items())
-        shown["skipped"] = f"{len(self.skipped)}" + "".join(f"; {name}: {why}" for name, why in self.skipped[:5])
+        shown["skipped"] = f"{len(self.skipped)}" + "".join(
+            f"; {name}: {why}" for name, why in self.skipped[:5]
+        )
         for name in ("width", "height"):
             shown[name] = "least {} · median {} · most {}".format(*shown[name])
         for name in ("mean", "std"):

@@ -54,7 +54,9 @@ def import_set(source: Source, out: Path, options: Import) -> Card:
     if out.is_dir():
         raise Mistake(f"{out} is a folder: name a file, such as {out / 'set.beton'}")
     labels = source.labels() if source.fields else np.zeros((len(source), 0), np.int64)
-    choice = choose(options, labels[:, 0] if source.fields else None, source.classes, len(source), options.seed)
+    choice = choose(
+        options, labels[:, 0] if source.fields else None, source.classes, len(source), options.seed
+    )
     size, tally = len(choice.chosen), _Tally()
     with _failures_in_words(out):
         with (
@@ -146,10 +148,14 @@ def _failures_in_words(out: Path) -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool:
-        raise Failure("an encoding process was killed (out of memory?): import again with fewer workers=") from None
+        raise Failure(
+            "an encoding process was killed (out of memory?): import again with fewer workers="
+        ) from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise Failure(f"{out}: the disk is full; nothing was written: free some room, import again") from None
+            raise Failure(
+                f"{out}: the disk is full; nothing was written: free some room, import again"
+            ) from None
         raise Failure(f"{out} cannot be written: {error.strerror or error}") from None
 
 
@@ -168,7 +174,9 @@ def _encoder(source: Source, options: Import) -> Iterator[EncodeAll]:
         pool.shutdown(cancel_futures=True)
 
 
-def _in_parallel(pool: ProcessPoolExecutor, indices: list[int], in_flight: int) -> Iterator[tuple[int, Result]]:
+def _in_parallel(
+    pool: ProcessPoolExecutor, indices: list[int], in_flight: int
+) -> Iterator[tuple[int, Result]]:
     futures: deque[tuple[list[int], Future[list[Result]]]] = deque()
     for at in range(0, len(indices), CHUNK):
         chunk = indices[at : at + CHUNK]

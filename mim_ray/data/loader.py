@@ -33,17 +33,17 @@ class Batch(NamedTuple):
     crops: tuple[Tensor, ...]
     """One tensor per view: (images, 3, height, width) uint8, channels last in memory."""
     labels: Tensor | None
-    index: Tensor
+    samples: Tensor
     """Which sample of the beton each image is."""
     position: Tensor
     """Where in the endless stream of samples each image stands: with the seed, the key of every draw."""
 
 
 class Loader:
-    """Batches of a beton (a path, a URL, or a sample: set), each a function of (seed, step, rank, world) and nothing else.
+    """Batches of a beton (a path, a URL, or a sample: set): functions of (seed, step, rank, world) alone.
 
-    `batches(start, stop)` yields the steps asked for, across epochs, from any step on. Give `samples_per_epoch`
-    for virtual epochs, `shuffle=False, keep_tail=True` and a `CenterCrop` for evaluation.
+    `batches(start, stop)` yields the steps asked for, across epochs, from any step on. Give
+    `samples_per_epoch` for virtual epochs, `shuffle=False, keep_tail=True` and a `CenterCrop` for evaluation.
     """
 
     def __init__(
@@ -96,29 +96,29 @@ class Loader:
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """The steps from `start` up to `stop` (without end by default). Leaving early frees everything."""
-        with self._opened() as descriptor:
-            with Stream(
-                self._plans(start, stop),
-                lambda: self._decoder(descriptor),
-                self._buffers,
-                threads=self.threads,
-                ahead=self.ahead,
-                stall_seconds=self.stall_seconds,
-                what=str(self.beton.path),
-            ) as stream:
-                in_flight: list[tuple[torch.cuda.Event, Making]] = []
-                for making in stream:
-                    self.waited_seconds = stream.waited_seconds
-                    yield self._on_device(making, in_flight)
+        in_flight: list[tuple[torch.cuda.Event, Making]] = []
+        with self._opened() as descriptor, self._stream(start, stop, descriptor) as stream:
+            for making in stream:
+                self.waited_seconds = stream.waited_seconds
+                yield self._on_device(making, in_flight)
+
+    def _stream(self, start: int, stop: int | None, descriptor: int) -> Stream:
+        return Stream(
+            self._plans(start, stop),
+            lambda: self._decoder(descriptor),
+            self._buffers,
+            threads=self.threads,
+            ahead=self.ahead,
+            stall_seconds=self.stall_seconds,
+            what=str(self.beton.path),
+        )
 
     def _plans(self, start: int, stop: int | None) -> Iterator[Plan]:
         step = start
         while stop is None or step < stop:
             positions, samples = self.order.share(step, self.rank, self.world)
             height, width = self.beton.height[samples], self.beton.width[samples]
-            windows = [
-                self.crop.windows(self.seed, view, positions, height, width) for view in range(self.views)
-            ]
+            windows = [self.crop.windows(self.seed, view, positions, height, width) for view in range(self.views)]
             yield Plan(step, positions, samples, np.stack(windows))
             step += 1
 
@@ -126,16 +126,14 @@ class Loader:
         plan = making.plan
         crops = torch.from_numpy(making.pixels).permute(0, 1, 4, 2, 3)
         labels = None if self._labels is None else torch.from_numpy(self._labels[plan.samples])
-        index, position = torch.from_numpy(plan.samples), torch.from_numpy(plan.positions)
+        samples, position = torch.from_numpy(plan.samples), torch.from_numpy(plan.positions)
         if self.device.type != "cpu":
-            crops, index, position = (
-                t.to(self.device, non_blocking=True) for t in (crops, index, position)
-            )
+            crops, samples, position = (t.to(self.device, non_blocking=True) for t in (crops, samples, position))
             labels = None if labels is None else labels.to(self.device, non_blocking=True)
             # A pinned buffer may be filled again only when its copy has left the host.
             in_flight[:] = [(event, made) for event, made in in_flight if not event.query()]
             in_flight.append((torch.cuda.current_stream(self.device).record_event(), making))
-        return Batch(plan.step, tuple(crops), labels, index, position)
+        return Batch(plan.step, tuple(crops), labels, samples, position)
 
     @contextmanager
     def _opened(self) -> Iterator[int]:
@@ -181,7 +179,9 @@ def chosen_backend(backend: Backend) -> Literal["ffcv", "torch"]:
     if backend == "torch":
         return "torch"
     if backend not in ("auto", "ffcv"):
-        raise Mistake(f"backend={backend!r}: expected auto, ffcv or torch{nearest(backend, ['auto', 'ffcv', 'torch'])}")
+        raise Mistake(
+            f"backend={backend!r}: expected auto, ffcv or torch{nearest(backend, ['auto', 'ffcv', 'torch'])}"
+        )
     reason = native.missing()
     if reason is None:
         return "ffcv"

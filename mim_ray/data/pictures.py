@@ -1,6 +1,7 @@
 """Any picture, however it was stored, to the bytes a beton holds."""
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -56,7 +57,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Upright, 8 bits, three channels; transparency over white; 16-bit greys over their full range."""
     if image.mode == "F":
         raise Unsound("has floating-point pixels without a known range")
-    image = ImageOps.exif_transpose(image)
+    if _orientation(image) != NORMAL_ORIENTATION:
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         deep = np.asarray(image).astype(np.int64).clip(0, 0xFFFF)
         return Image.fromarray((deep // 257).astype(np.uint8)).convert("RGB")
@@ -83,11 +85,14 @@ def open_picture(raw: Raw) -> Iterator[Image.Image]:
         if isinstance(raw, bytes) and not raw:
             raise Unsound("is empty")
         image = raw if isinstance(raw, Image.Image) else _from_bytes_or_array(raw)
-        with image:
+        with image, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, which name no file; what matters is whether it decodes
             if image.width * image.height > MOST_PIXELS:
                 raise Unsound(f"has {image.width} × {image.height} pixels, more than {MOST_PIXELS:,}")
             yield image
-    except (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError) as error:
+    except Unsound:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever the broken bytes lead them to
         raise Unsound(" ".join(str(error).split()) or type(error).__name__) from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
@@ -103,8 +108,15 @@ def _from_bytes_or_array(raw: bytes | NDArray[np.uint8] | NDArray[np.uint16]) ->
 
 
 def _is_plain_jpeg(image: Image.Image) -> bool:
-    upright = image.getexif().get(ORIENTATION_TAG, NORMAL_ORIENTATION) == NORMAL_ORIENTATION
-    return image.format == "JPEG" and image.mode in ("RGB", "L") and upright
+    return image.format == "JPEG" and image.mode in ("RGB", "L") and _orientation(image) == NORMAL_ORIENTATION
+
+
+def _orientation(image: Image.Image) -> int:
+    """Damaged EXIF data is no reason to lose a picture."""
+    try:
+        return int(image.getexif().get(ORIENTATION_TAG, NORMAL_ORIENTATION))
+    except Exception:
+        return NORMAL_ORIENTATION
 
 
 def _moments(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -29,6 +29,7 @@ PATIENCE = 1.0  # seconds another process may hold a lock before we say that we 
 MOUNTS = Path("/proc/self/mountinfo")
 NETWORK = r"9p|afs|beegfs|ceph|cifs|fuse(\..+)?|glusterfs|gpfs|lustre|nfs4?|panfs|smb(3|fs)?|wekafs"
 VERSIONS = ("ETag", "etag", "Last-Modified", "LastModified", "last_modified", "mtime", "created")
+OURS = "[0-9a-f]" * 16 + "-*"  # a user may keep other files in the same folder
 Mode = Literal["auto", "always", "never"]
 Progress = Callable[[int, int], None]
 
@@ -176,7 +177,7 @@ def discard(target: Path) -> None:
 def occupants(folder: Path) -> list[tuple[float, int, Path]]:
     """(last use, bytes, path) of every beton and part in the cache, the least recently used first."""
     found = []
-    for file in (*folder.glob("*.sha256"), *folder.glob("*.part")):
+    for file in (*folder.glob(f"{OURS}.sha256"), *folder.glob(f"{OURS}.part")):
         with suppress(FileNotFoundError):  # another process removed it meanwhile
             path = folder / file.name.removesuffix(".sha256")
             found.append((file.stat().st_mtime, path.stat().st_size, path))

@@ -84,9 +84,7 @@ class Stream:
         self._tasks: SimpleQueue[tuple[Making, slice] | None] = SimpleQueue()
         self._making: deque[Making] = deque()
         self._threads = [
-            threading.Thread(
-                target=_work, args=(self._tasks, decoder()), name=f"mim_ray-loader-{i}", daemon=True
-            )
+            threading.Thread(target=_work, args=(self._tasks, decoder()), name=f"mim_ray-loader-{i}", daemon=True)
             for i in range(threads)
         ]
         self.waited_seconds = 0.0
@@ -133,8 +131,10 @@ class Stream:
             waited = time.monotonic() - began
             alive = sum(thread.is_alive() for thread in self._threads)
             if waited > self._stall_seconds or alive < len(self._threads):
+                complaint = self._stalled(making, waited, alive)
                 self._abandon()
-                raise Failure(self._stalled(making, waited, alive))
+                self._threads = []  # a stuck thread is never joined; it is a daemon and ends with the process
+                raise Failure(complaint)
         self.waited_seconds += time.monotonic() - began
 
     def _begin_next(self) -> None:

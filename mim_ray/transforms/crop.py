@@ -74,5 +74,5 @@ Crop = Annotated[RandomCrop | CenterCrop, Field(discriminator="kind")]
 
 
 def _between(bounds: ArrayLike, u: NDArray[np.float64]) -> NDArray[np.float64]:
-    low, high = np.asarray(bounds, np.float64)
-    return low + (high - low) * u
+    low, high = np.asarray(bounds, np.float64).tolist()
+    return np.asarray(low + u * (high - low), np.float64)

@@ -45,7 +45,9 @@ def written(path: Path, mode: Mode, samples: int = SAMPLES) -> Path:
     photographs = open_source("sample:photos")
     with BetonWriter(path, ["label"], samples) as writer:
         for i in range(samples):
-            whole = Image.open(io.BytesIO(raw)) if isinstance(raw := photographs.image(0), bytes) else as_image(raw)
+            whole = (
+                Image.open(io.BytesIO(raw)) if isinstance(raw := photographs.image(0), bytes) else as_image(raw)
+            )
             left, top = 7 * i % 200, 5 * i % 150
             cut = whole.convert("RGB").crop((left, top, left + 90 + i, top + 130 - i))
             packed = io.BytesIO()
@@ -67,7 +69,7 @@ def loader(path: Path, **options: Any) -> Loader:
 def everything(batches: Iterable[Batch]) -> list[tuple[int, list[int], list[int], bytes]]:
     """Step, samples, labels and every byte of every view, for comparison."""
     return [
-        (b.step, b.index.tolist(), [] if b.labels is None else b.labels.tolist(),
+        (b.step, b.samples.tolist(), [] if b.labels is None else b.labels.tolist(),
          b"".join(view.contiguous().numpy().tobytes() for view in b.crops))
         for b in batches
     ]  # fmt: skip
@@ -104,7 +106,7 @@ def test_both_backends_give_the_same_crops(mode: str, request: pytest.FixtureReq
     path = request.getfixturevalue(mode)
     for crop in (CROP, CenterCrop(size=(40, 40)), RandomCrop(size=(160, 160))):
         ours, plain = (next(loader(path, crop=crop, backend=b, batch=50).batches()) for b in BACKENDS)
-        assert torch.equal(ours.index, plain.index)
+        assert torch.equal(ours.samples, plain.samples)
         gap = (ours.crops[0].int() - plain.crops[0].int()).abs()
         # Resizing agrees to rounding; JPEG decoders differ by a few levels (FFCV's takes the fast transform).
         assert gap.max() <= (1 if mode == "raws" else 48)
@@ -117,7 +119,7 @@ def test_batches_are_bytes_with_channels_last_and_labels_and_index(jpegs: Path) 
     assert batch.crops[0].dtype == torch.uint8
     assert batch.crops[0].is_contiguous(memory_format=torch.channels_last)
     assert batch.labels is not None
-    assert torch.equal(batch.labels, batch.index % 7)
+    assert torch.equal(batch.labels, batch.samples % 7)
     assert batch.position.tolist() == list(range(BATCH))
     assert next(loader(jpegs, label=None).batches()).labels is None
 
@@ -206,8 +208,6 @@ class Stuck(Broken):
         Stuck.released.wait(30)
 
 
-
-
 def test_an_error_in_a_thread_is_raised_where_the_batch_is_awaited(
     jpegs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,7 +262,9 @@ def test_a_file_cut_short_under_a_running_loader_is_an_error_not_a_crash(
 
 def test_memory_is_counted_before_it_is_taken(jpegs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader_module, "available_bytes", lambda: 10_000_000)
-    with pytest.raises(Mistake, match=r"would hold .* MB and 10 MB is free: 3 \+ 2 batches of 2 × 50 × 224 × 224 × 3"):
+    with pytest.raises(
+        Mistake, match=r"would hold .* MB and 10 MB is free: 3 \+ 2 batches of 2 × 50 × 224 × 224 × 3"
+    ):
         Loader(jpegs, batch=50, views=2, threads=1)
 
 
@@ -283,7 +285,9 @@ def test_a_very_wide_picture_is_loaded_or_refused_with_the_arithmetic(
 
 def test_auto_says_when_it_falls_back(jpegs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "missing", lambda: "ffcv is not installed")
-    with pytest.warns(UserWarning, match="backend=torch, several times slower than FFCV, because ffcv is not installed"):
+    with pytest.warns(
+        UserWarning, match="backend=torch, several times slower than FFCV, because ffcv is not installed"
+    ):
         fallen = loader(jpegs, backend="auto")
     assert fallen.backend == "torch"
     assert isinstance(fallen._decoder(0), PlainDecoder)
@@ -303,7 +307,7 @@ def test_wrong_words_are_refused(jpegs: Path) -> None:
             loader(jpegs, **options)
 
 
-def test_pixel_statistics_agree_with_torchvision_on_the_same_files(jpegs: Path, tmp_path: Path) -> None:
+def test_pixel_statistics_agree_with_torchvision_on_the_same_files(jpegs: Path) -> None:
     """Mean and deviation of crops, against bicubic and bilinear resizing of the very same windows."""
     ours = loader(jpegs, batch=50, crop=RandomCrop(size=(64, 64)))
     batch, plan = next(ours.batches()), next(ours._plans(0, 1))

@@ -9,7 +9,7 @@ from mim_ray.errors import Mistake
 
 def seen(order: Order, start: int, stop: int, world: int = 1) -> list[int]:
     shares = [order.share(step, rank, world)[1] for step in range(start, stop) for rank in range(world)]
-    return np.concatenate(shares).tolist()
+    return [int(sample) for share in shares for sample in share]
 
 
 def test_an_epoch_shows_every_sample_once_but_for_the_ragged_tail() -> None:
@@ -54,7 +54,9 @@ def test_an_epoch_shorter_than_the_set_goes_on_where_the_last_ended() -> None:
 
 
 def test_a_batch_larger_than_the_epoch_is_refused_with_the_way_out() -> None:
-    with pytest.raises(Mistake, match=r"batch=256 is larger than an epoch of 100 samples: .*samples_per_epoch=256"):
+    with pytest.raises(
+        Mistake, match=r"batch=256 is larger than an epoch of 100 samples: .*samples_per_epoch=256"
+    ):
         Order(samples=100, batch=256)
     with pytest.raises(Mistake, match="batch=0"):
         Order(samples=100, batch=0)

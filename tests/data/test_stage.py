@@ -354,13 +354,20 @@ def test_a_torn_card_is_refused(source: Path, cache: Path) -> None:
 # Room
 
 
-def test_the_least_recently_used_goes_first(tmp_path: Path, cache: Path) -> None:
-    a, b, c = (written(tmp_path / name, name.encode() * 100) for name in "abc")
-    for age, path in enumerate((a, b), start=1):
-        last_used(copied(path, cache), age)
-    copied(a, cache)
+@pytest.mark.parametrize("wanted", ["a", "b"])
+def test_the_least_recently_used_goes_first(tmp_path: Path, cache: Path, wanted: str) -> None:
+    a, b, c = (written(tmp_path / name, bytes(100)) for name in "abc")
+    for path in (a, b):
+        last_used(copied(path, cache), 1)
+    copied(tmp_path / wanted, cache)
     copied(c, cache, limit_bytes=200)
-    assert names(cache) == ["a", "a.sha256", "c", "c.sha256"]
+    assert names(cache) == sorted([wanted, f"{wanted}.sha256", "c", "c.sha256"])
+
+
+def test_what_is_not_ours_is_not_evicted(tmp_path: Path, cache: Path) -> None:
+    theirs = [written(cache / name, bytes(100)) for name in ("my.tar", "my.tar.sha256", "film.part")]
+    copied(written(tmp_path / "a", bytes(100)), cache, limit_bytes=100)
+    assert all(path.exists() for path in theirs)
 
 
 def test_nothing_goes_where_there_is_room(tmp_path: Path, cache: Path) -> None:

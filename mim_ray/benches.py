@@ -1,0 +1,58 @@
+"""Every benchmark of the speed contract by its id; `mim-ray bench` runs them and keeps what it measured."""
+
+import datetime
+import json
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mim_ray.data.bench import LOADER_BENCHES, table
+from mim_ray.tracking.results import keep_result
+
+BENCHES = LOADER_BENCHES
+TABLE = "table"
+
+
+def measure(ids: Sequence[str], pairs: int, *, track: bool) -> dict[str, Any]:
+    """{id: {ratio, low, high, pairs, unit}}, and under `table` the rows for sizing a machine."""
+    result: dict[str, Any] = {}
+    for name in ids:
+        result[name] = table() if name == TABLE else _rounded(BENCHES[name](pairs)._asdict())
+    if track:
+        metrics = {f"bench/{name}": row["ratio"] for name, row in result.items() if name != TABLE}
+        keep_result("bench", params=machine(), metrics=metrics, documents={"bench.json": result})
+    return result
+
+
+def write_record(result: dict[str, Any], folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    now = datetime.datetime.now(datetime.UTC)
+    path = folder / f"{now:%Y-%m-%d-%H%M}-{'-'.join(result)}.json"
+    aside = path.with_suffix(".part")
+    aside.write_text(json.dumps({"machine": machine(), "result": result}, indent=1, ensure_ascii=False) + "\n")
+    aside.replace(path)
+    return path
+
+
+def machine() -> dict[str, object]:
+    packages = {name: version(name) for name in ("mim_ray", "torch", "torchvision", "ffcv", "numba", "pillow")}
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "processor": _processor(),
+        "python": platform.python_version(),
+        **packages,
+    }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
