@@ -24,6 +24,7 @@ app = typer.Typer(
 data = typer.Typer(no_args_is_help=True, help="Datasets: import, verify, describe.")
 app.add_typer(data, name="data")
 
+STOPPED = 130
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="path=value …")]
 
@@ -37,13 +38,15 @@ def run(words: Sequence[str] | None = None) -> int:
     _quiet_logs()
     try:
         code = app(args=None if words is None else list(words), standalone_mode=False)
+        if code == STOPPED:  # what Typer makes of a KeyboardInterrupt
+            return _say("stopped", STOPPED)
         return code if isinstance(code, int) else 0
     except typer.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return _say("stopped", 130)
+        return _say("stopped", STOPPED)
     except typer.TyperException as mistake:
-        return _say(_one_line(mistake.format_message()), 2)
+        return _say(mistake.format_message(), 2)
     except Mistake as mistake:
         return _say(str(mistake), 2)
     except Failure as failure:
@@ -200,12 +203,10 @@ def _quiet_logs() -> None:
 
 
 def _say(message: str, code: int) -> int:
-    print(f"mim-ray: {message}", file=sys.stderr)
+    """One line, however long; none where the help has been printed instead."""
+    if message:
+        print("mim-ray:", *message.split(), file=sys.stderr)
     return code
-
-
-def _one_line(message: str) -> str:
-    return " ".join(message.split())
 
 
 def _print_json(result: dict[str, Any]) -> None:
@@ -216,7 +217,7 @@ def _print_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None
     table = Table(*heads, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*map(str, row))
-    Console(width=None if sys.stdout.isatty() else 160).print(table, highlight=False, markup=False)
+    Console(width=None if sys.stdout.isatty() else 160, emoji=False).print(table, highlight=False, markup=False)
 
 
 def _quoted(value: str) -> str:

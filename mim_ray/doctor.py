@@ -3,13 +3,14 @@
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -23,6 +24,7 @@ from mim_ray.data.memory import available_bytes, in_words
 
 APT = "apt-get install pkg-config libopencv-dev libturbojpeg0-dev g++ python3-dev"
 REACH_SECONDS = 3.0
+RAY_PORTS = {"": 6379, "ray": 10001, "http": 8265, "https": 443}
 OLDEST_PYTHON = (3, 11)
 LEAST_MEMORY = 4e9
 
@@ -108,25 +110,20 @@ def _ray() -> Finding:
     found = _installed("ray")
     if found is None:
         return Finding("ray", "failure", "not installed", "make setup")
-    address = os.environ.get("RAY_ADDRESS")
-    if not address or address == "auto":
-        return Finding("ray", "ok", f"{found}, RAY_ADDRESS not set: a local Ray is started when needed")
-    place = urlsplit(address if "://" in address else f"ray://{address}")
-    if place.hostname and _reachable(place.hostname, place.port or 6379):
+    address = _without_secrets(os.environ.get("RAY_ADDRESS", ""))
+    if address in ("", "auto", "local"):
+        return Finding("ray", "ok", f"{found}, RAY_ADDRESS names no cluster: a local Ray is started when needed")
+    if _reachable(address):
         return Finding("ray", "ok", f"{found}, cluster at {address} answers")
-    return Finding(
-        "ray",
-        "failure",
-        f"{found}, no answer from RAY_ADDRESS={address}",
-        "start the cluster or unset RAY_ADDRESS",
-    )
+    what = f"{found}, no answer from RAY_ADDRESS={address}"
+    return Finding("ray", "failure", what, "start the cluster or unset RAY_ADDRESS")
 
 
 def _mlflow() -> Finding:
     found = _installed("mlflow")
     if found is None:
         return Finding("mlflow", "failure", "not installed", "make setup")
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    uri = _without_secrets(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
     if uri.startswith("sqlite:///"):
         folder = Path(uri.removeprefix("sqlite:///")).resolve().parent
         if folder.is_dir() and os.access(folder, os.W_OK):
@@ -136,15 +133,10 @@ def _mlflow() -> Finding:
         return Finding("mlflow", "warning", f"{found}, {uri} is not tried here", "")
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=REACH_SECONDS) as answer:
-            return Finding("mlflow", "ok", f"{found}, {_without_secrets(uri)} answers {answer.status}")
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        why = getattr(error, "reason", error)
-        return Finding(
-            "mlflow",
-            "failure",
-            f"{found}, {_without_secrets(uri)}: {why}",
-            "start the server or unset MLFLOW_TRACKING_URI",
-        )
+            return Finding("mlflow", "ok", f"{found}, {uri} answers {answer.status}")
+    except (OSError, ValueError, HTTPException) as error:
+        what = f"{found}, {uri}: {getattr(error, 'reason', error)}"
+        return Finding("mlflow", "failure", what, "start the server or unset MLFLOW_TRACKING_URI")
 
 
 def _machine() -> Finding:
@@ -171,13 +163,15 @@ def _installed(package: str) -> str | None:
         return None
 
 
-def _reachable(host: str, port: int) -> bool:
+def _reachable(address: str) -> bool:
     try:
-        with socket.create_connection((host, port), timeout=REACH_SECONDS):
+        place = urlsplit(address if "://" in address else f"//{address}")
+        with socket.create_connection((str(place.hostname), place.port or RAY_PORTS[place.scheme]), REACH_SECONDS):
             return True
-    except OSError:
+    except (OSError, ValueError, KeyError):
         return False
 
 
 def _without_secrets(uri: str) -> str:
-    return uri if "@" not in uri else f"{uri.split('://')[0]}://…@{uri.rsplit('@', 1)[1]}"
+    """Without user and password, and without a query, which may hold a token."""
+    return re.sub("://[^/].*@", "://", uri).partition("?")[0]

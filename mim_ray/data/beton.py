@@ -6,11 +6,13 @@ Everything but the proof is FFCV's; FFCV itself reads these files. The proof lie
 checksum and a name for every sample, so that a file can be verified wherever it was copied.
 """
 
+import glob
 import hashlib
 import io
 import os
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -43,7 +45,8 @@ ROW_OF_KIND = {
 }
 PAGE = 1 << 23
 PROOF_MAGIC = b"MIMRAY01"
-LARGEST_SIDE = 0xFFFF
+LARGEST_SIDE = 65_500
+"""Of a JPEG, as libjpeg has it; the format's own limit lies just above."""
 
 
 class Mode(IntEnum):
@@ -62,6 +65,7 @@ class Beton:
     pointer: NDArray[np.uint64]
     size: NDArray[np.uint64]
     labels: dict[str, NDArray[np.int64]]
+    page: int
     proof_end: int
 
     def __len__(self) -> int:
@@ -79,13 +83,21 @@ class Beton:
             raise Failure(f"{path} cannot be read: {error.strerror}") from None
 
     @cached_property
+    def largest_picture_bytes(self) -> int:
+        """Decoded, of the picture with the most pixels."""
+        return 3 * int((self.width.astype(np.int64) * self.height).max())
+
+    @cached_property
     def proof(self) -> "Proof | None":
         """The stored checksums and names, or None in a file that FFCV wrote."""
         return _read_proof(self)
 
     def name(self, sample: int) -> str:
-        proof = self.proof
-        return f"sample {sample}" + (f" ({proof.names[sample]})" if proof else "")
+        """For a message: what the sample was called before it was imported, where that is still known."""
+        with suppress(Failure):
+            if self.proof is not None:
+                return f"sample {sample} ({self.proof.names[sample]})"
+        return f"sample {sample}"
 
     @property
     def checksum(self) -> str | None:
@@ -99,7 +111,7 @@ class Beton:
     def checksum_of(self, sample: int, data: bytes) -> int:
         labels = [int(column[sample]) for column in self.labels.values()]
         shape = int(self.width[sample]), int(self.height[sample])
-        return checksum_of(Mode(self.mode[sample]), shape, labels, data)
+        return checksum_of(int(self.mode[sample]), shape, labels, data)
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,7 @@ class Proof:
     names: list[str]
 
 
-def checksum_of(mode: Mode, shape: tuple[int, int], labels: Sequence[int], data: bytes) -> int:
+def checksum_of(mode: int, shape: tuple[int, int], labels: Sequence[int], data: bytes) -> int:
     """CRC-32 over everything a sample is: its shape and labels as well as its bytes."""
     return zlib.crc32(data, zlib.crc32(np.array([mode, *shape, *labels], "<i8").tobytes()))
 
@@ -128,9 +140,7 @@ def _read(cls: type[Beton], path: Path, file: BinaryIO) -> Beton:
         raise Failure(f"{path} is truncated: {length:,} bytes of at least {end:,}: copy or import it anew")
     described = _table(file, FIELD, int(header["fields"]), path, length)
     names = [bytes(one["name"]).split(b"\0")[0].decode("ascii", "replace") for one in described]
-    unknown = [
-        name for name, one in zip(names, described, strict=True) if int(one["kind"]) not in ROW_OF_KIND
-    ]
+    unknown = [name for name, one in zip(names, described, strict=True) if int(one["kind"]) not in ROW_OF_KIND]
     if unknown:
         raise Mistake(f"{path}: field {unknown[0]!r} is of a kind of its writer's own: import the set anew")
     kinds = [int(one["kind"]) for one in described]
@@ -153,6 +163,7 @@ def _read(cls: type[Beton], path: Path, file: BinaryIO) -> Beton:
             for i, (name, kind) in enumerate(zip(names, kinds, strict=True))
             if kind == INTEGER
         },
+        page=int(header["page"]),
         proof_end=end,
     )
 
@@ -160,15 +171,11 @@ def _read(cls: type[Beton], path: Path, file: BinaryIO) -> Beton:
 def _table(file: BinaryIO, dtype: np.dtype[Any], count: int, path: Path, length: int) -> NDArray[Any]:
     wanted = count * dtype.itemsize
     if file.tell() + wanted > length:
-        raise Failure(
-            f"{path} is truncated: {length:,} bytes, too few for its {count:,} × {dtype.itemsize} bytes"
-        )
+        raise Failure(f"{path} is truncated: {length:,} bytes, too few for its {count:,} × {dtype.itemsize} bytes")
     return np.frombuffer(file.read(wanted), dtype)
 
 
-def _sizes_at(
-    pointers: NDArray[np.uint64], allocations: NDArray[Any], end: int, path: Path
-) -> NDArray[np.uint64]:
+def _sizes_at(pointers: NDArray[np.uint64], allocations: NDArray[Any], end: int, path: Path) -> NDArray[np.uint64]:
     ordered = allocations[np.argsort(allocations["pointer"])]
     at = np.searchsorted(ordered["pointer"], pointers)
     inside = at < len(ordered)
@@ -186,23 +193,29 @@ def _sizes_at(
 
 def _read_proof(beton: Beton) -> Proof | None:
     tail = len(PROOF_MAGIC) + 8
-    with beton.path.open("rb") as file:
-        file.seek(beton.proof_end - tail)
-        ending = file.read(tail)
-        if ending[:-8] != PROOF_MAGIC:
-            return None
-        size = int.from_bytes(ending[-8:], "little")
-        file.seek(beton.proof_end - tail - size)
-        with np.load(io.BytesIO(file.read(size)), allow_pickle=False) as stored:
-            names = zlib.decompress(stored["names"].tobytes()).decode("utf-8", "replace").split("\0")
-            return Proof(stored["checksums"], names)
+    try:
+        with beton.path.open("rb") as file:
+            file.seek(beton.proof_end - tail)
+            ending = file.read(tail)
+            if ending[:-8] != PROOF_MAGIC and beton.proof_end % beton.page == 0:
+                return None  # FFCV's own writer, which fills whole pages
+            size = int.from_bytes(ending[-8:], "little")
+            file.seek(beton.proof_end - tail - size)
+            with np.load(io.BytesIO(file.read(size)), allow_pickle=False) as stored:
+                names = zlib.decompress(stored["names"].tobytes()).decode().split("\0")
+                proof = Proof(stored["checksums"], names)
+    except Exception as error:  # numpy's, zip's and zlib's, whichever trips over the damage first
+        raise Failure(f"{beton.path} is damaged where its checksums are: copy or import it anew") from error
+    if ending[:-8] != PROOF_MAGIC or not len(proof.checksums) == len(proof.names) == len(beton):
+        raise Failure(f"{beton.path} is damaged: its checksums are of other samples: copy or import it anew")
+    return proof
 
 
 class BetonWriter:
     """Writes aside and renames on a clean exit; on any other it leaves nothing behind."""
 
     def __init__(self, path: Path, labels: Sequence[str], capacity: int, page: int = PAGE) -> None:
-        self.path, self._label_names, self._page = path, list(labels), page
+        self.path, self._page = path, page
         self.aside = path.with_name(f".{path.name}.{os.getpid()}.part")
         kinds = [PICTURE] + [INTEGER] * len(labels)
         self._row = np.dtype([(f"f{i}", ROW_OF_KIND[kind]) for i, kind in enumerate(kinds)], align=True)
@@ -219,6 +232,7 @@ class BetonWriter:
         self._at = _aligned(HEADER.itemsize + self._fields.nbytes + self._rows.nbytes, page)
 
     def __enter__(self) -> "BetonWriter":
+        _remove_parts_of_the_dead(self.path)
         self._file = self.aside.open("wb", buffering=1 << 20)
         self._file.seek(self._at)
         return self
@@ -246,8 +260,8 @@ class BetonWriter:
                 self.finish()
                 self.aside.replace(self.path)
         finally:
+            self.aside.unlink(missing_ok=True)  # before closing, which fails where the disk is full
             self._file.close()
-            self.aside.unlink(missing_ok=True)
 
     def finish(self) -> None:
         """Makes the file aside whole; leaving the `with` then gives it its name."""
@@ -266,6 +280,14 @@ class BetonWriter:
         self._file.write(header.tobytes() + self._fields.tobytes() + self._rows[:count].tobytes())
         self._file.flush()
         os.fsync(self._file.fileno())
+
+
+def _remove_parts_of_the_dead(path: Path) -> None:
+    """What killed imports of this name left behind."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        process = part.name.split(".")[-2]
+        if not Path("/proc", process).exists():
+            part.unlink(missing_ok=True)
 
 
 def _aligned(offset: int, page: int) -> int:

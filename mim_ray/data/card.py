@@ -39,13 +39,14 @@ class Card(Spec):
         if not beton.exists():
             raise Mistake(f"no file {beton}")
         try:
-            return cls.model_validate_json(path.read_bytes())
+            card = cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            raise Mistake(
-                f"{beton} has no card beside it ({path.name}): it was not imported by mim-ray"
-            ) from None
+            raise Mistake(f"{beton} has no card beside it ({path.name}): it was not imported by mim-ray") from None
         except ValidationError as error:
             raise Failure(f"{path} is damaged: {error.errors()[0]['msg']}: import the set anew") from None
+        if card.bytes != beton.stat().st_size:
+            raise Failure(f"{path} describes {card.bytes:,} bytes, not the {beton.stat().st_size:,} of {beton}")
+        return card
 
     def write(self, beton: Path) -> None:
         path = self.path_beside(beton)
@@ -65,9 +66,7 @@ class Card(Spec):
         )
         shown["class_counts"] = f"{counts[0]} to {counts[-1]} images each" if counts else "unlabelled"
         shown["options"] = " ".join(f"{key}={value}" for key, value in self.options.items())
-        shown["skipped"] = f"{len(self.skipped)}" + "".join(
-            f"; {name}: {why}" for name, why in self.skipped[:5]
-        )
+        shown["skipped"] = f"{len(self.skipped)}" + "".join(f"; {name}: {why}" for name, why in self.skipped[:5])
         for name in ("width", "height"):
             shown[name] = "least {} · median {} · most {}".format(*shown[name])
         for name in ("mean", "std"):

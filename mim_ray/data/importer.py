@@ -4,6 +4,8 @@ import errno
 import hashlib
 import multiprocessing
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,10 +18,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt
 
 from mim_ray.config import flatten
-from mim_ray.data.beton import Beton, BetonWriter
+from mim_ray.data.beton import LARGEST_SIDE, Beton, BetonWriter
 from mim_ray.data.card import Card
 from mim_ray.data.pictures import Encoded, Unsound, encode
 from mim_ray.data.sources import Source
@@ -37,12 +39,14 @@ EncodeAll = Callable[[list[int]], Iterator[tuple[int, Result]]]
 class Import(Subset):
     """The options of `mim-ray data import`."""
 
-    max_resolution: PositiveInt | None = Field(400, description="longest side stored; none: as it is")
+    max_resolution: int | None = Field(
+        400, ge=1, le=LARGEST_SIDE, description="longest side stored; none: as it is"
+    )
     quality: int = Field(90, ge=1, le=100, description="of JPEG, where a picture is encoded anew")
     format: Literal["jpeg", "raw"] = Field("jpeg", description="raw: faster to load, about ten times larger")
     keep: bool = Field(True, description="keep the original JPEG bytes of pictures already small enough")
     workers: NonNegativeInt = Field(0, description="processes; 0: one per core")
-    seed: int = Field(0, description="of the subset and of the order on disk")
+    seed: int = Field(0, ge=0, lt=1 << 63, description="of the subset and of the order on disk")
     split: str = Field("train", description="of sources that have several")
     strict: bool = Field(False, description="fail at the first picture that cannot be used")
 
@@ -54,36 +58,34 @@ def import_set(source: Source, out: Path, options: Import) -> Card:
     if out.is_dir():
         raise Mistake(f"{out} is a folder: name a file, such as {out / 'set.beton'}")
     labels = source.labels() if source.fields else np.zeros((len(source), 0), np.int64)
-    choice = choose(
-        options, labels[:, 0] if source.fields else None, source.classes, len(source), options.seed
-    )
+    choice = choose(options, labels[:, 0] if source.fields else None, source.classes, len(source), options.seed)
     size, tally = len(choice.chosen), _Tally()
-    with _failures_in_words(out):
-        with (
-            _encoder(source, options) as encode_all,
-            BetonWriter(out, source.fields, capacity=size) as writer,
-            progress(f"import {out.name}", size, "images") as advance,
-        ):
-            for index, picture in _sound(choice, source, options, encode_all, tally):
-                name = source.name(index)
-                writer.add(picture.mode, picture.shape, labels[index].tolist(), picture.data, name)
-                tally.take(picture)
-                advance(1)
-            if tally.taken < size and (choice.exact or not tally.taken):
-                name, reason = tally.skipped[0]
-                raise Failure(
-                    f"{source.origin}: {size} images asked for, {tally.taken} sound ones found ({name} {reason})"
-                )
-            writer.finish()
-            card = _card(writer.aside, source, options, tally)
-        card.write(out)
+    with (
+        _failures_in_words(out),
+        _encoder(source, options) as encode_all,
+        BetonWriter(out, source.fields, capacity=size) as writer,
+        progress(f"import {out.name}", size, "images") as advance,
+    ):
+        for index, picture in _sound(choice, source, options, encode_all, tally):
+            name = _readable(source.name(index))
+            writer.add(picture.mode, picture.shape, labels[index].tolist(), picture.data, name)
+            tally.take(picture)
+            advance(1)
+        if tally.taken < size and (choice.exact or not tally.taken):
+            name, reason = tally.skipped[0]
+            raise Failure(
+                f"{source.origin}: {size} images asked for, {tally.taken} sound ones found ({name} {reason})"
+            )
+        writer.finish()
+        card = _card(writer.aside, source, options, tally)
+        card.write(out)  # before the beton has its name, so that no beton is left without a card
     return card
 
 
 def _sound(
     choice: Choice, source: Source, options: Import, encode_all: EncodeAll, tally: "_Tally"
 ) -> Iterator[tuple[int, Encoded]]:
-    """The chosen images in the order they are written; an unusable one is replaced where a number was asked for."""
+    """The chosen images as they are written; where a number was asked for, unusable ones are replaced."""
     waiting = choice.chosen[permutation(len(choice.chosen), Purpose.WRITE, options.seed)].tolist()
     while waiting:
         spares = []
@@ -91,9 +93,10 @@ def _sound(
             if isinstance(result, Encoded):
                 yield index, result
                 continue
+            name = _readable(source.name(index))
             if options.strict:
-                raise Failure(f"{source.name(index)} {result}: nothing was written (strict=true)")
-            tally.skipped.append((source.name(index), result))
+                raise Failure(f"{name} {result}: nothing was written (strict=true)")
+            tally.skipped.append((name, result))
             spare = choice.spare_for(index)
             if spare is not None:
                 spares.append(spare)
@@ -120,10 +123,10 @@ def _card(aside: Path, source: Source, options: Import, tally: _Tally) -> Card:
     with aside.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Card(
-        source=source.origin,
+        source=_readable(source.origin),
         options=flatten(options),
         samples=len(beton),
-        classes=source.classes,
+        classes=tuple(map(_readable, source.classes)),
         class_counts=tuple(np.bincount(first, minlength=len(source.classes)).tolist()),
         label_fields=source.fields,
         width=_least_median_most(beton.width),
@@ -137,6 +140,11 @@ def _card(aside: Path, source: Source, options: Import, tally: _Tally) -> Card:
         sha256=digest,
         mim_ray=version("mim_ray"),
     )
+
+
+def _readable(name: str) -> str:
+    """A file's name is bytes; those that are no UTF-8 are shown as they are escaped."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _least_median_most(values: NDArray[np.uint16]) -> tuple[int, int, int]:
@@ -153,9 +161,7 @@ def _failures_in_words(out: Path) -> Iterator[None]:
         ) from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise Failure(
-                f"{out}: the disk is full; nothing was written: free some room, import again"
-            ) from None
+            raise Failure(f"{out}: the disk is full; nothing was written: free some room, import again") from None
         raise Failure(f"{out} cannot be written: {error.strerror or error}") from None
 
 
@@ -174,13 +180,12 @@ def _encoder(source: Source, options: Import) -> Iterator[EncodeAll]:
         pool.shutdown(cancel_futures=True)
 
 
-def _in_parallel(
-    pool: ProcessPoolExecutor, indices: list[int], in_flight: int
-) -> Iterator[tuple[int, Result]]:
+def _in_parallel(pool: ProcessPoolExecutor, indices: list[int], in_flight: int) -> Iterator[tuple[int, Result]]:
     futures: deque[tuple[list[int], Future[list[Result]]]] = deque()
     for at in range(0, len(indices), CHUNK):
         chunk = indices[at : at + CHUNK]
-        futures.append((chunk, pool.submit(_encode_chunk, chunk)))
+        with _ctrl_c_held_back():
+            futures.append((chunk, pool.submit(_encode_chunk, chunk)))
         if len(futures) >= in_flight:
             yield from _finished(futures)
     while futures:
@@ -192,6 +197,16 @@ def _finished(futures: "deque[tuple[list[int], Future[list[Result]]]]") -> Itera
     yield from zip(chunk, future.result(), strict=True)
 
 
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """To the end of the block, and forever from a process that is started in it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _here: tuple[Source, Import]
 """In an encoding process: what it encodes, sent once."""
 
@@ -199,6 +214,15 @@ _here: tuple[Source, Import]
 def _start_process(source: Source, options: Import) -> None:
     global _here
     _here = source, options
+    threading.Thread(target=_end_with_the_importer, daemon=True).start()
+
+
+def _end_with_the_importer() -> None:
+    """A killed importer cannot tell its pool, which would wait for work forever."""
+    importer = multiprocessing.parent_process()
+    if importer:
+        importer.join()
+        os._exit(1)
 
 
 def _encode_chunk(indices: list[int]) -> list[Result]:

@@ -160,7 +160,7 @@ class Loader:
     def _refuse_what_does_not_fit(self, shape: tuple[int, ...]) -> None:
         b = self.beton
         largest = int(np.argmax(b.width.astype(np.int64) * b.height))
-        scratch = 3 * int(b.width[largest]) * int(b.height[largest]) + int(b.size.max())
+        scratch = b.largest_picture_bytes + int(b.size.max())
         batch_bytes = int(np.prod(shape, dtype=np.int64))
         # One batch is with the consumer, one on its way there, `ahead` in the making.
         total = (self.ahead + 2) * batch_bytes + self.threads * scratch

@@ -1,16 +1,17 @@
-"""FFCV's own JPEG decoder and resizer, called from compiled code that holds no Python lock.
+"""FFCV's native library, called from compiled code that holds no Python lock.
 
-Only FFCV's native library is loaded: importing the `ffcv` package would set torch's thread count, take
-seconds, and bring the loader whose iterator loses errors. The library's functions get names of ours, so that
-numba can keep the compiled kernel on disk and the next process starts at once.
+Only that library is loaded, with the libjpeg-turbo and the OpenCV it was built against: importing the `ffcv`
+package would set torch's thread count, take seconds, and bring the loader whose iterator loses errors. The
+functions get names of ours, so that numba keeps the compiled kernel on disk and the next process starts at once.
 """
 
 import ctypes
 import importlib.util
+import weakref
 from collections.abc import Callable
-from functools import lru_cache
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,84 +20,96 @@ from mim_ray.data.beton import Beton
 from mim_ray.errors import Failure
 from mim_ray.transforms.crop import Windows
 
-GOOD, UNREADABLE, CORRUPT = 0, 1, 2
-
 
 def missing() -> str | None:
     """Why this engine cannot be used here, or None."""
-    if importlib.util.find_spec("numba") is None:
-        return "numba is not installed"
-    if importlib.util.find_spec("ffcv") is None:
-        return "ffcv is not installed"
+    for package in ("numba", "ffcv"):
+        if _home(package) is None:
+            return f"{package} is not installed"
     try:
         _library()
-    except OSError as error:
+    except (OSError, AttributeError) as error:
         return f"FFCV's native library does not load: {error}"
     return None
 
 
 class NativeDecoder:
-    """One thread's decoder: its scratch memory, and the compiled kernel all of them share."""
+    """One thread's decoder: its scratch memory, its TurboJPEG handle, and the kernel that all of them share."""
 
     def __init__(self, beton: Beton, descriptor: int) -> None:
         self._beton, self._descriptor, self._kernel = beton, descriptor, _kernel()
         self._packed = np.empty(int(beton.size.max()), np.uint8)
-        self._pixels = np.empty(3 * int((beton.width.astype(np.int64) * beton.height).max()), np.uint8)
+        self._pixels = np.empty(beton.largest_picture_bytes, np.uint8)
+        self._jpeg = _new_handle(self)
 
     def decode(self, samples: NDArray[np.int64], windows: Windows, out: NDArray[np.uint8]) -> None:
         """`windows` (views, images, 5) of `samples` into `out` (views, images, height, width, 3)."""
+        from mim_ray.data.kernel import GOOD, UNREADABLE
+
         b = self._beton
         bad, problem = self._kernel(
-            self._descriptor, b.pointer, b.size, b.mode, b.height, b.width,
+            self._descriptor, self._jpeg, b.pointer, b.size, b.mode, b.height, b.width,
             samples, windows, self._packed, self._pixels, out,
         )  # fmt: skip
-        if problem == GOOD:
-            return
-        what = "cannot be read from disk" if problem == UNREADABLE else "is not a sound picture"
-        raise Failure(f"{b.path}: {b.name(int(samples[bad]))} {what}: run mim-ray data verify {b.path}")
+        if problem != GOOD:
+            what = "cannot be read from disk" if problem == UNREADABLE else "is not a sound picture"
+            raise Failure(f"{b.path}: {b.name(int(samples[bad]))} {what}: run mim-ray data verify {b.path}")
 
 
 def sound_jpeg(data: bytes, width: int, height: int) -> bool:
-    """Whether FFCV's decoder takes these bytes without complaint (always true where it is not installed)."""
+    """Whether the decoder takes these bytes without complaint (always, where it is not installed)."""
     if missing():
         return True
-    source = np.frombuffer(data, np.uint8)
-    pixels = np.empty(3 * width * height, np.uint8)
-    whole = (height, width, pixels.ctypes.data, height, width, 0, 0, 1, 1, False, False)
-    return int(_library().imdecode(source.ctypes.data, len(data), *whole)) == 0
+    source, pixels = np.frombuffer(data, np.uint8), np.empty(3 * width * height, np.uint8)
+    library = _library()
+    handle = library.tjInitDecompress()
+    try:
+        whole = (pixels.ctypes.data, width, 0, height, 0, 0)
+        return int(library.tjDecompress2(handle, source.ctypes.data, len(data), *whole)) == 0
+    finally:
+        library.tjDestroy(handle)
 
 
-@lru_cache(maxsize=1)
+def _new_handle(owner: object) -> int:
+    library = _library()
+    handle = int(library.tjInitDecompress())
+    weakref.finalize(owner, library.tjDestroy, handle)
+    return handle
+
+
+def _home(package: str) -> Path | None:
+    with suppress(ImportError):
+        found = importlib.util.find_spec(package)
+        if found is not None and found.origin is not None:
+            return Path(found.origin).parent
+    return None
+
+
+@cache
 def _library() -> ctypes.CDLL:
-    package = importlib.util.find_spec("ffcv")
-    assert package is not None
-    assert package.origin is not None
-    found = sorted(Path(package.origin).parent.glob("_libffcv*.so"))
-    if not found:
+    home = _home("ffcv")
+    files = sorted(home.glob("_libffcv*.so")) if home else []
+    if not files:
         raise OSError("no _libffcv in the installed package")
-    library = ctypes.CDLL(str(found[0]))
-    library.imdecode.argtypes = [
-        ctypes.c_void_p, ctypes.c_uint64, *[ctypes.c_uint32] * 2, ctypes.c_void_p, *[ctypes.c_uint32] * 6,
-        *[ctypes.c_bool] * 2,
+    library = ctypes.CDLL(str(files[0]))
+    library.tjInitDecompress.restype = ctypes.c_void_p
+    library.tjDestroy.argtypes = [ctypes.c_void_p]
+    library.tjDecompress2.argtypes = [
+        ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, *[ctypes.c_int] * 5
     ]  # fmt: skip
     # Each of our threads resizes one picture at a time; OpenCV's pool beneath them only gets in the way.
-    library["_ZN2cv13setNumThreadsEi"](0)
+    with suppress(AttributeError):
+        library["_ZN2cv13setNumThreadsEi"](0)
     return library
 
 
-@lru_cache(maxsize=1)
+@cache
 def _kernel() -> Callable[..., tuple[int, int]]:
     from llvmlite import binding
 
-    for ours, theirs in (("mim_ray_imdecode", "imdecode"), ("mim_ray_resize", "resize")):
-        address = ctypes.cast(_library()[theirs], ctypes.c_void_p).value
-        binding.add_symbol(ours, address)
+    for ours, theirs in (("mim_ray_decompress", "tjDecompress2"), ("mim_ray_resize", "resize")):
+        binding.add_symbol(ours, ctypes.cast(_library()[theirs], ctypes.c_void_p).value)
     from mim_ray.data.kernel import decode_batch
 
     kernel: Callable[..., tuple[int, int]] = decode_batch
     return kernel
-
-
-def compile_kernel(beton: Beton) -> Any:
-    """Compile, or load from disk, ahead of the first batch."""
-    return NativeDecoder(beton, -1)

@@ -8,15 +8,24 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
+from PIL.Image import Transpose
 
 from mim_ray.data.beton import LARGEST_SIDE, Mode
 from mim_ray.data.native import sound_jpeg
 
 Raw = bytes | NDArray[np.uint8] | NDArray[np.uint16] | Image.Image
 MOST_PIXELS = 500_000_000
-NORMAL_ORIENTATION = 1
 ORIENTATION_TAG = 0x0112
+TURN_OF_ORIENTATION = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
 
 
 class Unsound(Exception):
@@ -57,8 +66,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Upright, 8 bits, three channels; transparency over white; 16-bit greys over their full range."""
     if image.mode == "F":
         raise Unsound("has floating-point pixels without a known range")
-    if _orientation(image) != NORMAL_ORIENTATION:
-        image = ImageOps.exif_transpose(image)
+    if (turn := _turn(image)) is not None:
+        image = image.transpose(turn)
     if image.mode.startswith("I"):
         deep = np.asarray(image).astype(np.int64).clip(0, 0xFFFF)
         return Image.fromarray((deep // 257).astype(np.uint8)).convert("RGB")
@@ -80,13 +89,10 @@ def shrunk(image: Image.Image, limit: int) -> Image.Image:
 @contextmanager
 def open_picture(raw: Raw) -> Iterator[Image.Image]:
     """The picture, with every way a file can be broken turned into Unsound."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    if isinstance(raw, bytes) and not raw:
+        raise Unsound("is empty")
     try:
-        if isinstance(raw, bytes) and not raw:
-            raise Unsound("is empty")
-        image = raw if isinstance(raw, Image.Image) else _from_bytes_or_array(raw)
-        with image, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, which name no file; what matters is whether it decodes
+        with _unlimited_and_quiet(), raw if isinstance(raw, Image.Image) else _from_bytes_or_array(raw) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise Unsound(f"has {image.width} × {image.height} pixels, more than {MOST_PIXELS:,}")
             yield image
@@ -94,6 +100,16 @@ def open_picture(raw: Raw) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # Pillow's decoders raise whatever the broken bytes lead them to
         raise Unsound(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+@contextmanager
+def _unlimited_and_quiet() -> Iterator[None]:
+    """Pillow without its own limit on pixels and without its warnings, which name no file."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
@@ -102,21 +118,21 @@ def _from_bytes_or_array(raw: bytes | NDArray[np.uint8] | NDArray[np.uint16]) ->
     if isinstance(raw, bytes):
         try:
             return Image.open(io.BytesIO(raw))
-        except Image.UnidentifiedImageError:
+        except UnidentifiedImageError:
             raise Unsound("is not a picture of a known format") from None
     return Image.fromarray(raw[..., 0] if raw.ndim == 3 and raw.shape[2] == 1 else raw)
 
 
 def _is_plain_jpeg(image: Image.Image) -> bool:
-    return image.format == "JPEG" and image.mode in ("RGB", "L") and _orientation(image) == NORMAL_ORIENTATION
+    return image.format == "JPEG" and image.mode in ("RGB", "L") and _turn(image) is None
 
 
-def _orientation(image: Image.Image) -> int:
-    """Damaged EXIF data is no reason to lose a picture."""
+def _turn(image: Image.Image) -> Transpose | None:
+    """What sets a picture upright; none where its EXIF data is damaged, for that is no reason to lose it."""
     try:
-        return int(image.getexif().get(ORIENTATION_TAG, NORMAL_ORIENTATION))
+        return TURN_OF_ORIENTATION.get(image.getexif().get(ORIENTATION_TAG, 1))
     except Exception:
-        return NORMAL_ORIENTATION
+        return None
 
 
 def _moments(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -192,7 +192,7 @@ def _matching(pattern: Path) -> list[Path]:
     """Files that match a glob in which {00..12} counts; what is counted need not exist."""
     counter = re.search(r"\{(\d+)\.\.(\d+)\}", pattern.name)
     if not counter:
-        return sorted(pattern.parent.glob(pattern.name))
+        return [pattern] if pattern.is_file() else sorted(pattern.parent.glob(pattern.name))
     first, last = counter.groups()
     counts = [f"{count:0{len(first)}}" for count in range(int(first), int(last) + 1)]
     counted = [pattern.with_name(pattern.name.replace(counter[0], count, 1)) for count in counts]
@@ -240,7 +240,7 @@ class Table(Labelled):
 
     def image(self, index: int) -> bytes:
         (picture,) = self.pictures[index].values()
-        return picture["bytes"] or Path(picture["path"]).read_bytes()
+        return (picture["bytes"] or Path(picture["path"]).read_bytes()) if picture else b""
 
 
 def _load_hub(name: str) -> Any:

@@ -67,7 +67,7 @@ class Making:
 
 
 class Stream:
-    """An iterator of finished batches; close it (or drop it, or leave its `with`) and its threads end."""
+    """An iterator of finished batches; leave its `with` and its threads end."""
 
     def __init__(
         self,
@@ -121,9 +121,6 @@ class Stream:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        self._abandon()
 
     def _wait_for(self, making: Making) -> None:
         began = time.monotonic()

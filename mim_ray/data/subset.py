@@ -48,6 +48,9 @@ def choose(subset: Subset, labels: Int64s | None, classes: tuple[str, ...], size
     group_of = np.zeros(size, np.int64) if labels is None else labels
     if subset.one_class is not None:
         shuffled = shuffled[group_of[shuffled] == _class_number(subset.one_class, classes)]
+    if not len(shuffled):
+        of_class = f" of class {subset.one_class!r}" if subset.one_class else ""
+        raise Mistake(f"the source has no images{of_class}")
     if subset.n is not None:
         if subset.n > len(shuffled):
             raise Mistake(f"n={subset.n}: the source has {len(shuffled)} images to draw from")

@@ -108,9 +108,8 @@ def test_both_backends_give_the_same_crops(mode: str, request: pytest.FixtureReq
         ours, plain = (next(loader(path, crop=crop, backend=b, batch=50).batches()) for b in BACKENDS)
         assert torch.equal(ours.samples, plain.samples)
         gap = (ours.crops[0].int() - plain.crops[0].int()).abs()
-        # Resizing agrees to rounding; JPEG decoders differ by a few levels (FFCV's takes the fast transform).
-        assert gap.max() <= (1 if mode == "raws" else 48)
-        assert gap.float().mean() < (0.5 if mode == "raws" else 1.5)
+        assert gap.max() <= 1  # the rounding of the resize; JPEG is decoded to the very same pixels
+        assert gap.float().mean() < 0.2
 
 
 def test_batches_are_bytes_with_channels_last_and_labels_and_index(jpegs: Path) -> None:
@@ -160,7 +159,8 @@ def threads_of_loaders() -> list[str]:
 
 def test_leaving_early_ends_the_threads_and_frees_the_buffers(jpegs: Path) -> None:
     left = loader(jpegs)
-    for _ in left.batches():
+    for batch in left.batches():
+        del batch
         break
     gc.collect()
     assert not threads_of_loaders()
@@ -243,7 +243,7 @@ def test_a_picture_damaged_on_disk_is_named(jpegs: Path, tmp_path: Path, backend
     damaged = tmp_path / "damaged.beton"
     damaged.write_bytes(bytes(data))
     with pytest.raises(Failure, match=r"sample 17 \(cut-17.jpg\) is not a sound picture: run mim-ray data verify"):
-        list(loader(damaged, backend=backend).epoch())
+        list(loader(damaged, backend=backend, keep_tail=True).epoch())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -277,8 +277,8 @@ def test_a_very_wide_picture_is_loaded_or_refused_with_the_arithmetic(
         Image.new("RGB", (30_000, 64), "teal").save(packed, "JPEG")
         writer.add(Mode.JPEG, (30_000, 64), [], packed.getvalue(), "panorama.jpg")
     batch = next(Loader(path, batch=2, samples_per_epoch=2, crop=CROP, threads=1).batches())
-    assert (batch.crops[0].float().mean((0, 2, 3)) - torch.tensor([0.0, 128, 128])).abs().max() < 3
-    monkeypatch.setattr(loader_module, "available_bytes", lambda: 6_000_000)
+    assert (batch.crops[0].float().mean((0, 2, 3)) - torch.tensor([0.0, 128, 128])).abs().max() < 4
+    monkeypatch.setattr(loader_module, "available_bytes", lambda: 5_000_000)
     with pytest.raises(Mistake, match=r"30000 × 64 pixels \(sample 0 \(panorama.jpg\)\).*max_resolution="):
         Loader(path, batch=2, samples_per_epoch=2, crop=CROP, threads=1)
 

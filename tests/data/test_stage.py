@@ -409,9 +409,7 @@ def test_what_can_never_fit_is_said_in_numbers(source: Path, cache: Path) -> Non
     assert kept.exists()
 
 
-def test_the_limit_comes_from_the_environment(
-    source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_limit_comes_from_the_environment(source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     huge = sparse(source.with_name("x.beton"), 12e9)
     monkeypatch.setenv("MIM_RAY_CACHE_GB", "7.5")
     with pytest.raises(Failure, match=r"may hold 7\.5 GB"):
@@ -421,9 +419,7 @@ def test_the_limit_comes_from_the_environment(
         copied(huge, cache)
 
 
-def test_the_limit_is_four_fifths_of_the_disk(
-    source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_limit_is_four_fifths_of_the_disk(source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk(monkeypatch, total=10e9, free=10e9)
     with pytest.raises(Failure, match=r"may hold 8\.0 GB"):
         copied(sparse(source.with_name("x.beton"), 9e9), cache)
@@ -469,9 +465,7 @@ class FullDisk(io.BytesIO):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_disk_that_fills_up_is_said_in_words(
-    source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_fills_up_is_said_in_words(source: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Path.open
 
     def full(path: Path, mode: str = "r", **options: Any) -> Any:
@@ -483,9 +477,7 @@ def test_a_disk_that_fills_up_is_said_in_words(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", full)
-        with pytest.raises(
-            Failure, match=r"cache cannot take .*train\.beton .*No space left on device: make"
-        ):
+        with pytest.raises(Failure, match=r"cache cannot take .*train\.beton .*No space left on device: make"):
             copied(source, cache)
     assert names(cache) == []
     assert copied(source, cache).read_bytes() == BYTES
