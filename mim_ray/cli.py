@@ -170,7 +170,7 @@ def data_import(
         result = {"path": str(out), "samples": card.samples, "classes": len(card.classes)}
         _print_json(result | {"skipped": len(card.skipped), "checksum": card.checksum})
         return
-    _print_table((str(out), ""), card.lines())
+    _print_table((), [("beton", out), *card.lines()])
 
 
 @data.command()
@@ -194,7 +194,7 @@ def info(beton: Path, as_json: Json = False) -> None:
     if as_json:
         _print_json(card.model_dump(mode="json"))
     else:
-        _print_table((str(beton), ""), card.lines())
+        _print_table((), [("beton", beton), *card.lines()])
 
 
 def _quiet_logs() -> None:
@@ -214,7 +214,7 @@ def _print_json(result: dict[str, Any]) -> None:
 
 
 def _print_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    table = Table(*heads, box=None, pad_edge=False)
+    table = Table(*heads, box=None, pad_edge=False, show_header=bool(heads))
     for row in rows:
         table.add_row(*map(str, row))
     Console(width=None if sys.stdout.isatty() else 160, emoji=False).print(table, highlight=False, markup=False)

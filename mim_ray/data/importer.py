@@ -184,7 +184,7 @@ def _in_parallel(pool: ProcessPoolExecutor, indices: list[int], in_flight: int) 
     futures: deque[tuple[list[int], Future[list[Result]]]] = deque()
     for at in range(0, len(indices), CHUNK):
         chunk = indices[at : at + CHUNK]
-        with _ctrl_c_held_back():
+        with _ctrl_c_kept_from_children():
             futures.append((chunk, pool.submit(_encode_chunk, chunk)))
         if len(futures) >= in_flight:
             yield from _finished(futures)
@@ -198,8 +198,8 @@ def _finished(futures: "deque[tuple[list[int], Future[list[Result]]]]") -> Itera
 
 
 @contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
-    """To the end of the block, and forever from a process that is started in it."""
+def _ctrl_c_kept_from_children() -> Iterator[None]:
+    """A process started in this block inherits that it is not told; the importing one is the one to stop."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
