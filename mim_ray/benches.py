@@ -9,20 +9,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mim_ray.data.bench import LOADER_BENCHES, table
+from mim_ray.data.bench import RATIOS, TABLES
 from mim_ray.tracking.results import keep_result
 
-BENCHES = LOADER_BENCHES
-TABLE = "table"
+__all__ = ["RATIOS", "TABLES", "machine", "measure", "write_record"]
 
 
 def measure(ids: Sequence[str], pairs: int, *, track: bool) -> dict[str, Any]:
-    """{id: {ratio, low, high, pairs, unit}}, and under `table` the rows for sizing a machine."""
+    """{id: {ratio, low, high, pairs, unit}} for a ratio, {id: [rows]} for a table."""
     result: dict[str, Any] = {}
     for name in ids:
-        result[name] = table() if name == TABLE else _rounded(BENCHES[name](pairs)._asdict())
+        result[name] = TABLES[name]() if name in TABLES else _rounded(RATIOS[name](pairs)._asdict())
     if track:
-        metrics = {f"bench/{name}": row["ratio"] for name, row in result.items() if name != TABLE}
+        metrics = {f"bench/{name}": row["ratio"] for name, row in result.items() if name in RATIOS}
         keep_result("bench", params=machine(), metrics=metrics, documents={"bench.json": result})
     return result
 

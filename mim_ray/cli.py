@@ -105,29 +105,31 @@ def doctor(
 
 @app.command()
 def bench(
-    ids: Annotated[list[str] | None, typer.Argument(help="R1 R2 … or table; all by default.")] = None,
+    ids: Annotated[
+        list[str] | None, typer.Argument(help="R1 R2 R2u R10 sizing interpolation; all by default.")
+    ] = None,
     pairs: Annotated[int, typer.Option(help="How often each side is measured.")] = 9,
     record: Annotated[Path | None, typer.Option(help="Also write a dated record into this folder.")] = None,
     track: Annotated[bool, typer.Option(help="Also log to MLflow.")] = True,
     as_json: Json = False,
 ) -> None:
     """The speed contract: ratios, both sides measured in one run."""
-    from mim_ray.benches import BENCHES, TABLE, measure, write_record
+    from mim_ray.benches import RATIOS, TABLES, measure, write_record
 
-    chosen = ids or [*BENCHES, TABLE]
-    for wrong in set(chosen) - {*BENCHES, TABLE}:
-        raise Mistake(f"no benchmark {wrong!r}{nearest(wrong, [*BENCHES, TABLE])}")
-    result = measure(chosen, pairs, track=track)
+    known = [*RATIOS, *TABLES]
+    for wrong in set(ids or []) - set(known):
+        raise Mistake(f"no benchmark {wrong!r}{nearest(wrong, known)}")
+    result = measure(ids or known, pairs, track=track)
     if record is not None:
         print(f"written to {write_record(result, record)}", file=sys.stderr)
     if as_json:
         _print_json(result)
         return
-    ratios = [(name, *row.values()) for name, row in result.items() if name != TABLE]
+    ratios = {name: row for name, row in result.items() if name in RATIOS}
     if ratios:
-        _print_table(("", "ratio", "low", "high", "pairs", "unit"), ratios)
-    for title, row in zip(("table",), result.get(TABLE, [])[:1], strict=False):
-        _print_table((title, *row), [("", *each.values()) for each in result[TABLE]])
+        _print_table(("", *next(iter(ratios.values()))), [(name, *row.values()) for name, row in ratios.items()])
+    for name in result.keys() - ratios.keys():
+        _print_table(result[name][0], [row.values() for row in result[name]])
 
 
 @app.command()

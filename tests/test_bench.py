@@ -31,8 +31,8 @@ def test_results_are_printed_recorded_and_tracked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = []
-    monkeypatch.setattr(benches, "BENCHES", {"R1": lambda pairs: Measured(1.01, 1.0, 1.02, pairs, "u")})
-    monkeypatch.setattr(benches, "keep_result", lambda *args, **result: kept.append(result))
+    monkeypatch.setattr(benches, "RATIOS", {"R1": lambda pairs: Measured(1.01, 1.0, 1.02, pairs, "u")})
+    monkeypatch.setattr(benches, "keep_result", lambda _command, **result: kept.append(result))
     assert cli.run(["bench", "R1", "--pairs", "5", "--record", str(tmp_path), "--json"]) == 0
     row = {"ratio": 1.01, "low": 1.0, "high": 1.02, "pairs": 5, "unit": "u"}
     assert json.loads(capsys.readouterr().out) == {"R1": row}

@@ -262,9 +262,7 @@ def test_a_ready_spec_is_taken_whole_and_then_edited() -> None:
         f"{T1}.mask": Block(size=4),
         T1: Transform(colour=Jitter(hue=0.0)),
     }
-    assert resolve(Run(), overrides).method.t1 == Transform(
-        mask=Block(size=4, ratio=0.2), colour=Jitter(hue=0.0)
-    )
+    assert resolve(Run(), overrides).method.t1 == Transform(mask=Block(size=4, ratio=0.2), colour=Jitter(hue=0.0))
 
 
 def test_another_kind_keeps_what_it_shares_where_it_fits() -> None:
@@ -363,8 +361,7 @@ def test_a_field_of_another_kind_names_its_kinds() -> None:
         "'method.t1.mask.size' belongs to method.t1.mask=block, not to method.t1.mask=random"
     )
     assert refusal({"method.t1.mask.source.grain": 3}) == (
-        "'method.t1.mask.source.grain' belongs to method.t1.mask.source=blue, "
-        "not to method.t1.mask.source=noise"
+        "'method.t1.mask.source.grain' belongs to method.t1.mask.source=blue, not to method.t1.mask.source=noise"
     )
     assert refusal({"method.t1.second.ratio": 0.5}) == (
         "'method.t1.second.ratio' belongs to method.t1.second=random or method.t1.second=block, "

@@ -104,9 +104,9 @@ def test_hashes_on_the_device_are_those_of_numpy() -> None:
 def test_pictures_that_are_not_whole_patches_are_refused() -> None:
     with pytest.raises(Mistake, match="not whole patches"):
         resolved("mae", {"method.encoder.patch": 5, "encoder": "micro"}).method.build(SIZE)
+    model, (pixels, position) = micro_mae(**{"method.t1.mask": "none"}), crops()
     with pytest.raises(Mistake, match="needs hidden patches"):
-        model = micro_mae(**{"method.t1.mask": "none"})
-        model((crops()[0],), crops()[1])
+        model((pixels,), position)
 
 
 def test_every_method_opens_with_what_it_is() -> None:

@@ -1,4 +1,4 @@
-"""The loader's part of the speed contract: R1, R2, R2u, R10, and the table for sizing a machine."""
+"""The loader's part of the speed contract: R1, R2, R2u, R10, and the tables."""
 
 import gc
 import os
@@ -7,18 +7,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from mim_ray.bench import Measured, median_of, paired
+from mim_ray.data.beton import Beton
 from mim_ray.data.importer import Import, import_set
 from mim_ray.data.loader import Loader
+from mim_ray.data.pictures import Raw, open_picture, to_rgb
+from mim_ray.data.plain import PlainDecoder
 from mim_ray.data.sources import open_source
-from mim_ray.transforms.crop import RandomCrop
+from mim_ray.transforms.crop import RandomCrop, Windows
 from mim_ray.transforms.pixels import IMAGENET_MEAN, IMAGENET_STD, normalised
 
 PHOTOGRAPHS = 512
@@ -26,6 +30,7 @@ EPOCH = 4096
 BATCH = 128
 CORES = len(os.sched_getaffinity(0))
 CROP = RandomCrop()
+Row = dict[str, float | int | str]
 
 
 def r1(pairs: int) -> Measured:
@@ -81,30 +86,64 @@ def r10(pairs: int) -> Measured:
         return median_of(growth[3:], "MB an epoch")._replace(ratio=mean)
 
 
-def table() -> list[dict[str, float | int | str]]:
-    """Images a second and core by storage, stored size and number of views."""
-    rows: list[dict[str, float | int | str]] = []
+def sizing() -> list[Row]:
+    """Images a second and core, by storage, stored size and number of views."""
+    rows: list[Row] = []
     with _sets() as sets:
-        for storage in ("jpeg", "raw"):
-            for side in (256, 400, 500):
-                for views in (1, 2):
-                    beton = sets.beton(side, storage)
-                    loader = Loader(beton, batch=BATCH, threads=1, views=views)
-                    rates = [_rate(loader.epoch()) for _ in range(4)][1:]
-                    megabytes = beton.stat().st_size / PHOTOGRAPHS / 1000
-                    rows.append(
-                        {
-                            "storage": storage,
-                            "longest side": side,
-                            "views": views,
-                            "images/s/core": round(sorted(rates)[1]),
-                            "kB/image": round(megabytes),
-                        }
-                    )
+        for storage, side, views in product(("jpeg", "raw"), (256, 400, 500), (1, 2)):
+            beton = sets.beton(side, storage)
+            loader = Loader(beton, batch=BATCH, threads=1, views=views)
+            rates = sorted(_rate(loader.epoch()) for _ in range(5))
+            size = beton.stat().st_size / PHOTOGRAPHS / 1000
+            rows.append(
+                {
+                    "storage": storage,
+                    "longest side": side,
+                    "views": views,
+                    "images/s/core": round(rates[2]),
+                    "kB/image": round(size),
+                }
+            )
     return rows
 
 
-LOADER_BENCHES: dict[str, Callable[[int], Measured]] = {"R1": r1, "R2": r2, "R2u": r2u, "R10": r10}
+def interpolation() -> list[Row]:
+    """Our crops against torchvision's resizing of the very same windows, in levels of 255."""
+    with _sets() as sets:
+        loader = Loader(
+            sets.beton(256), batch=PHOTOGRAPHS, threads=CORES, crop=RandomCrop(flip=0.0), shuffle=False
+        )
+        batch = next(loader.batches())
+        height, width = loader.beton.height[: len(batch.samples)], loader.beton.width[: len(batch.samples)]
+        windows = loader.crop.windows(loader.seed, 0, batch.position.numpy(), height, width)
+        ours = batch.crops[0].float()
+        return [_compared(name, ours, _resized(loader, windows, name)) for name in ("bilinear", "bicubic")]
+
+
+def _resized(loader: Loader, windows: Windows, interpolation: str) -> torch.Tensor:
+    from torchvision.transforms import InterpolationMode, functional
+
+    mode, size = InterpolationMode(interpolation), list(loader.crop.size)
+    crops = []
+    with loader.beton.path.open("rb") as file:
+        decoder = PlainDecoder(loader.beton, file.fileno())
+        for sample, (top, left, high, wide, _) in enumerate(windows.tolist()):
+            picture = torch.from_numpy(decoder.picture(sample).copy()).permute(2, 0, 1)
+            crops.append(functional.resized_crop(picture, top, left, high, wide, size, mode, antialias=True))
+    return torch.stack(crops).float()
+
+
+def _compared(name: str, ours: torch.Tensor, theirs: torch.Tensor) -> Row:
+    return {
+        "torchvision": name,
+        "difference of means": round(float((ours.mean() - theirs.mean()).abs()), 3),
+        "ratio of deviations": round(float(ours.std() / theirs.std()), 4),
+        "mean absolute difference": round(float((ours - theirs).abs().mean()), 2),
+    }
+
+
+RATIOS: dict[str, Callable[[int], Measured]] = {"R1": r1, "R2": r2, "R2u": r2u, "R10": r10}
+TABLES: dict[str, Callable[[], list[Row]]] = {"sizing": sizing, "interpolation": interpolation}
 
 
 class _Sets:
@@ -126,7 +165,7 @@ class _Sets:
             cut = image.crop((int(left), int(top), int(left) + width, int(top) + height))
             cut.resize((500, 375), Image.Resampling.BICUBIC).save(target / f"{number:04}.jpg", quality=90)
 
-    def beton(self, side: int, storage: Literal["jpeg", "raw"] | str = "jpeg") -> Path:
+    def beton(self, side: int, storage: str = "jpeg") -> Path:
         path = self._folder / f"{storage}-{side}.beton"
         if not path.exists():
             options = Import.model_validate({"max_resolution": side, "format": storage, "workers": 1})
@@ -135,8 +174,6 @@ class _Sets:
 
     def folder_of(self, side: int) -> Path:
         """The very JPEG bytes that the beton of this size holds, as files."""
-        from mim_ray.data.beton import Beton
-
         folder = self._folder / f"files-{side}"
         if not folder.exists():
             (folder / "all").mkdir(parents=True)
@@ -153,9 +190,7 @@ def _sets() -> Iterator[_Sets]:
         yield _Sets(Path(folder))
 
 
-def _as_rgb(raw: Any) -> Image.Image:
-    from mim_ray.data.pictures import open_picture, to_rgb
-
+def _as_rgb(raw: Raw) -> Image.Image:
     with open_picture(raw) as image:
         return to_rgb(image)
 

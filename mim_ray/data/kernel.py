@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 from numba import njit, types
 from numba.core.types import ExternalFunction
 

@@ -52,7 +52,7 @@ class Loader:
         *,
         batch: int,
         crop: RandomCrop | CenterCrop | None = None,
-        views: Literal[1, 2] = 1,
+        views: int = 1,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -77,8 +77,8 @@ class Loader:
         self.backend = chosen_backend(backend)
         self.threads = spare_cores() if threads is None else threads
         self.ahead = ahead
-        if self.threads < 1 or ahead < 1:
-            raise Mistake(f"threads={threads}, ahead={ahead}: expected at least 1 of each")
+        if min(self.threads, ahead, views) < 1:
+            raise Mistake(f"threads={self.threads}, ahead={ahead}, views={views}: expected at least 1 of each")
         self._labels = self._label_column(label)
         share = self.order.largest_share(world)
         shape = (views, share, *self.crop.size, 3)

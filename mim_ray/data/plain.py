@@ -23,13 +23,13 @@ class PlainDecoder:
     def decode(self, samples: NDArray[np.int64], windows: Windows, out: NDArray[np.uint8]) -> None:
         """`windows` (views, images, 5) of `samples` into `out` (views, images, height, width, 3)."""
         for k, sample in enumerate(samples):
-            picture = self._picture(int(sample))
+            picture = self.picture(int(sample))
             for view in range(len(out)):
                 top, left, h, w, mirrored = (int(x) for x in windows[view, k])
                 crop = resized(picture[top : top + h, left : left + w], out.shape[2], out.shape[3])
                 out[view, k] = crop[:, ::-1] if mirrored else crop
 
-    def _picture(self, sample: int) -> NDArray[np.uint8]:
+    def picture(self, sample: int) -> NDArray[np.uint8]:
         b = self._beton
         shape = int(b.height[sample]), int(b.width[sample]), 3
         data = os.pread(self._descriptor, int(b.size[sample]), int(b.pointer[sample]))

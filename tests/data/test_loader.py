@@ -314,7 +314,7 @@ def test_pixel_statistics_agree_with_torchvision_on_the_same_files(jpegs: Path) 
     pictures = PlainDecoder(ours.beton, os.open(jpegs, os.O_RDONLY))
     theirs = []
     for k, sample in enumerate(plan.samples.tolist()):
-        picture = torch.from_numpy(pictures._picture(sample).copy()).permute(2, 0, 1)
+        picture = torch.from_numpy(pictures.picture(sample).copy()).permute(2, 0, 1)
         top, left, h, w, mirrored = plan.windows[0, k].tolist()
         crop = functional.resized_crop(picture, top, left, h, w, [64, 64], antialias=True)
         theirs.append(crop.flip(-1) if mirrored else crop)
