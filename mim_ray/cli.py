@@ -46,7 +46,9 @@ def run(words: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _say("stopped", STOPPED)
     except typer.TyperException as mistake:
-        return _say(mistake.format_message(), 2)
+        message = mistake.format_message()
+        hint = ": settings are written name=value" if message.startswith("No such option") else ""
+        return _say(message + hint, 2)
     except Mistake as mistake:
         return _say(str(mistake), 2)
     except Failure as failure:

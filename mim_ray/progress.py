@@ -23,19 +23,20 @@ def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]
 
             def advance(count: int) -> None:
                 done = bar.tasks[0].completed + count
-                bar.update(task, advance=count, rate=f"{_rate(done, began):,.0f} {unit}/s")
+                bar.update(task, advance=count, rate=f"{_short(_rate(done, began))} {unit}/s")
 
             yield advance
         return
     lines = _Lines(what, total, unit)
     yield lines.advance
-    lines.say()
+    lines.end()
 
 
 class _Lines:
     def __init__(self, what: str, total: int, unit: str) -> None:
         self._what, self._total, self._unit = what, total, unit
         self._done, self._began, self._said = 0, time.monotonic(), time.monotonic()
+        self._said_of = -1
 
     def advance(self, count: int) -> None:
         self._done += count
@@ -45,10 +46,18 @@ class _Lines:
     def say(self) -> None:
         rate = _rate(self._done, self._began)
         left = (self._total - self._done) / rate if rate else 0
-        line = f"{self._what}: {self._done:,}/{self._total:,} {self._unit}, {rate:,.0f}/s, {left:.0f} s left"
+        line = f"{self._what}: {self._done:,}/{self._total:,} {self._unit}, {_short(rate)}/s, {left:.0f} s left"
         print(line, file=sys.stderr, flush=True)
-        self._said = time.monotonic()
+        self._said, self._said_of = time.monotonic(), self._done
+
+    def end(self) -> None:
+        if self._said_of != self._done:
+            self.say()
 
 
 def _rate(done: float, began: float) -> float:
     return done / max(time.monotonic() - began, 1e-9)
+
+
+def _short(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"

@@ -32,7 +32,7 @@ class Schedule(Spec):
 
 class Run(Spec):
     name: str = Field("", description="what to call the run; empty: the method and a time")
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=1 << 63)
     epochs: PositiveInt = 100
     batch: PositiveInt = Field(1024, description="of all workers together")
     method: Method = Method()

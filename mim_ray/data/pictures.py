@@ -51,15 +51,14 @@ def encode(raw: Raw, *, max_resolution: int | None, quality: int, raw_pixels: bo
         if image.format == "JPEG" and not keepable:
             image.draft(None, (limit, limit))
         picture = shrunk(to_rgb(image), limit)
-    pixels = np.asarray(picture)
     shape = picture.size
     if keepable and original is not None and sound_jpeg(original, *shape):
-        return Encoded(Mode.JPEG, shape, original, True, _moments(pixels))
+        return Encoded(Mode.JPEG, shape, original, True, _moments(picture))
     if raw_pixels:
-        return Encoded(Mode.RAW, shape, pixels.tobytes(), False, _moments(pixels))
+        return Encoded(Mode.RAW, shape, picture.tobytes(), False, _moments(picture))
     packed = io.BytesIO()
     picture.save(packed, "JPEG", quality=quality)
-    return Encoded(Mode.JPEG, shape, packed.getvalue(), False, _moments(pixels))
+    return Encoded(Mode.JPEG, shape, packed.getvalue(), False, _moments(picture))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -135,9 +134,9 @@ def _turn(image: Image.Image) -> Transpose | None:
         return None
 
 
-def _moments(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _moments(picture: Image.Image) -> NDArray[np.float64]:
     """From histograms: exact, and the same whatever the order of summation."""
     levels = np.arange(256) / 255
-    counts = np.stack([np.bincount(pixels[..., c].reshape(-1), minlength=256) for c in range(3)])
+    counts = np.array(picture.histogram()).reshape(3, 256)
     shares = counts / counts.sum(axis=1, keepdims=True)
     return np.stack([shares @ levels, shares @ levels**2], axis=1)

@@ -2,18 +2,36 @@
 
 import hashlib
 import os
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from filelock import FileLock
 
 from mim_ray.data.importer import Import, import_set
 from mim_ray.data.sources import open_source
-from mim_ray.data.stage import Mode, stage
+from mim_ray.data.stage import Mode, stage, without_secrets
+from mim_ray.progress import progress
 
 
 def local_beton(where: str | Path, mode: Mode = "auto") -> Path:
     text = str(where)
-    return _sample_set(text) if text.startswith("sample:") else stage(text, mode=mode)
+    return _sample_set(text) if text.startswith("sample:") else _staged(text, mode)
+
+
+def _staged(text: str, mode: Mode) -> Path:
+    name = Path(without_secrets(text)).name
+    with ExitStack() as shown:
+        advance: Callable[[int], None] | None = None
+        copied = 0
+
+        def tell(now: int, total: int) -> None:
+            nonlocal advance, copied
+            advance = advance or shown.enter_context(progress(f"copy {name}", total, "bytes"))
+            advance(now - copied)
+            copied = now
+
+        return stage(text, mode=mode, progress=tell)
 
 
 def _sample_set(text: str) -> Path:

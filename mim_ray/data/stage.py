@@ -53,7 +53,9 @@ def stage(
         if mode == "never" or (mode == "auto" and not on_network(Path(path).resolve(), mounts)):
             return Path(path)
     elif mode == "never":
-        raise Mistake(f"{source} is not on this machine and mode 'never' copies nothing: use mode 'auto'")
+        raise Mistake(
+            f"{without_secrets(source)} is not on this machine and mode 'never' copies nothing: use mode 'auto'"
+        )
     folder = cache or Path(os.environ.get("MIM_RAY_CACHE") or "~/.cache/mim_ray/betons")
     return hold(examine(source, fs, path), folder.expanduser().absolute(), limit_bytes, progress)
 
@@ -64,8 +66,15 @@ def reading(source: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise Failure(f"{source} cannot be read ({reason}): check its address and your access") from error
+        reason = without_secrets(" ".join(f"{type(error).__name__}: {error}".split()))
+        raise Failure(
+            f"{without_secrets(source)} cannot be read ({reason}): check its address and your access"
+        ) from None
+
+
+def without_secrets(text: str) -> str:
+    """Text that names URLs, less their passwords and the signatures in their queries."""
+    return re.sub(r"(\w+://)[^/@\s]+@", r"\1", re.sub(r"(\w+://[^\s?]*)\?[^\s'\")]+", r"\1", text))
 
 
 def require(path: Path) -> None:
@@ -128,9 +137,11 @@ def examine(source: str, fs: Any, path: str) -> Origin:
         version = next((info[field] for field in VERSIONS if info.get(field)), None) or fs.ukey(path)
         identity = f"{fs.unstrip_protocol(path)}\n{info['size']}\n{version}"
     if info["size"] is None:
-        raise Failure(f"{source} does not tell its size, so no copy can be checked: download it by hand")
+        raise Failure(
+            f"{without_secrets(source)} does not tell its size, so no copy can be checked: download it by hand"
+        )
     key = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    return Origin(source, fs, path, info["size"], f"{key}-{unsigned(path).rpartition('/')[2]}")
+    return Origin(without_secrets(source), fs, path, info["size"], f"{key}-{unsigned(path).rpartition('/')[2]}")
 
 
 def unsigned(path: str) -> str:

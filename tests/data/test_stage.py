@@ -21,7 +21,7 @@ import fsspec
 import pytest
 from filelock import FileLock
 
-from mim_ray.data.stage import on_network, stage
+from mim_ray.data.stage import on_network, stage, without_secrets
 from mim_ray.errors import Failure, Mistake
 
 staging = import_module("mim_ray.data.stage")
@@ -486,3 +486,13 @@ def test_a_disk_that_fills_up_is_said_in_words(source: Path, cache: Path, monkey
 def test_a_cache_that_cannot_be_written_is_said_in_words(source: Path, tmp_path: Path) -> None:
     with pytest.raises(Failure, match=r"in-the-way cannot take .*train.beton"):
         copied(source, written(tmp_path / "in-the-way", b""))
+
+
+def test_no_password_and_no_signature_is_ever_named() -> None:
+    assert without_secrets("https://me:secret@host/a.beton?X-Sig=secret") == "https://host/a.beton"
+    assert without_secrets("403, url='https://host/a?sig=secret' now") == "403, url='https://host/a' now"
+    assert without_secrets("/a/b@c?d") == "/a/b@c?d"
+    with pytest.raises(Failure) as refused:
+        stage("http://me:secret@127.0.0.1:9/a.beton?sig=secret")
+    assert "secret" not in str(refused.value)
+    assert "127.0.0.1:9/a.beton" in str(refused.value)
