@@ -97,10 +97,14 @@ class Loader:
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """The steps from `start` up to `stop` (without end by default). Leaving early frees everything."""
         in_flight: list[tuple[torch.cuda.Event, Making]] = []
-        with self._opened() as descriptor, self._stream(start, stop, descriptor) as stream:
-            for making in stream:
-                self.waited_seconds = stream.waited_seconds
-                yield self._on_device(making, in_flight)
+        try:
+            with self._opened() as descriptor, self._stream(start, stop, descriptor) as stream:
+                for making in stream:
+                    self.waited_seconds = stream.waited_seconds
+                    yield self._on_device(making, in_flight)
+        except BaseException:  # left early, or failed
+            self._buffers.let_go()
+            raise
 
     def _stream(self, start: int, stop: int | None, descriptor: int) -> Stream:
         return Stream(

@@ -6,6 +6,8 @@ the threads. Buffers are taken again as soon as nobody holds a tensor over them.
 """
 
 import logging
+import math
+import mmap
 import threading
 import time
 import weakref
@@ -178,8 +180,20 @@ class Buffers:
         if self._free:
             whole = self._free.pop()
         else:
-            whole = torch.empty(self._shape, dtype=torch.uint8, pin_memory=self._pinned).numpy()
+            whole = self._fresh()
             self.made += 1
         lease = whole[:, :images]
         weakref.finalize(lease, self._free.append, whole).atexit = False
         return lease
+
+    def let_go(self) -> None:
+        """Keeps nothing for a next time; what is still lent goes when its tensors do."""
+        self._free = []
+
+    def _fresh(self) -> Pixels:
+        if self._pinned:
+            pinned: Pixels = torch.empty(self._shape, dtype=torch.uint8, pin_memory=True).numpy()
+            return pinned
+        # Pages of its own, which go back to the system at once; from the heap they would fragment it.
+        pages = mmap.mmap(-1, math.prod(self._shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return np.frombuffer(pages, np.uint8).reshape(self._shape)
