@@ -24,7 +24,7 @@ from mim_ray.config import flatten
 from mim_ray.data.beton import LARGEST_SIDE, Beton, BetonWriter
 from mim_ray.data.card import Card
 from mim_ray.data.pictures import Encoded, Unsound, encode
-from mim_ray.data.sources import Source
+from mim_ray.data.source import Source
 from mim_ray.data.subset import Choice, Subset, choose
 from mim_ray.draws import Purpose, permutation
 from mim_ray.errors import Failure, Mistake

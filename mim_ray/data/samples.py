@@ -16,7 +16,7 @@ from pydantic import PositiveInt as Count
 from pydantic import create_model
 
 from mim_ray.config import Spec, parse, resolve
-from mim_ray.data.sources import Files, Integers, Labelled, Source, needed
+from mim_ray.data.source import Files, Integers, Labelled, Source, needed
 from mim_ray.errors import Mistake, nearest
 
 Reals = npt.NDArray[np.floating[Any]]

@@ -24,7 +24,8 @@ from mim_ray.data import importer
 from mim_ray.data.beton import Beton, Mode
 from mim_ray.data.card import Card
 from mim_ray.data.importer import Import, import_set
-from mim_ray.data.sources import Labelled, open_source
+from mim_ray.data.source import Labelled
+from mim_ray.data.sources import open_source
 from mim_ray.data.verify import verify
 from mim_ray.errors import Failure, Mistake
 

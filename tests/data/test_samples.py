@@ -12,7 +12,8 @@ from PIL import Image
 
 from mim_ray.data import samples
 from mim_ray.data.samples import SAMPLES, SHAPES, TEXTURES, Photos, photos
-from mim_ray.data.sources import Source, open_source
+from mim_ray.data.source import Source
+from mim_ray.data.sources import open_source
 from mim_ray.errors import Failure, Mistake
 
 SMALL = {

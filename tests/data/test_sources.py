@@ -14,7 +14,8 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from PIL import Image
 
-from mim_ray.data.sources import Picture, Source, open_source
+from mim_ray.data.source import Picture, Source
+from mim_ray.data.sources import open_source
 from mim_ray.errors import Failure, Mistake
 
 RED, GREEN, BLUE = (200, 0, 0), (0, 200, 0), (0, 0, 200)
@@ -377,3 +378,14 @@ def test_import_is_light() -> None:
     code = f"import sys, mim_ray.data.sources; print({heavy} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_folder_of_parts_is_opened_at_its_split(tmp_path: Path) -> None:
+    for part, classes in (("train", ("cat", "dog")), ("val", ("cat", "dog", "eel"))):
+        for name in classes:
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("RGB", (4, 4)).save(tmp_path / part / name / "a.png")
+    assert open_source(str(tmp_path)).classes == ("cat", "dog")
+    assert open_source(str(tmp_path), split="val").classes == ("cat", "dog", "eel")
+    with pytest.raises(Mistake, match=r"no split 'vall' in .*did you mean 'val'"):
+        open_source(str(tmp_path), split="vall")
