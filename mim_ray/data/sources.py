@@ -11,7 +11,7 @@ import numpy as np
 
 from mim_ray.data.samples import open_sample
 from mim_ray.data.shards import TARS, matching_files, open_shards
-from mim_ray.data.source import IMAGES, Files, Source
+from mim_ray.data.source import IMAGES, Files, Source, numbered
 from mim_ray.data.tables import open_hub_table, open_saved_table
 from mim_ray.errors import Failure, Mistake, nearest
 
