@@ -65,6 +65,10 @@ def test_the_mask_is_a_function_of_seed_and_position_alone() -> None:
     assert together.shown == 16
     assert not torch.equal(together.order, mask.hiding(64, torch.arange(20), 1, 0, None).order)
     assert not torch.equal(together.order, mask.hiding(64, torch.arange(20), 0, 1, None).order)
+    assert not torch.equal(
+        mask.hiding(64, torch.arange(9), 1, 0, None).order, mask.hiding(64, torch.arange(9), 0, 256, None).order
+    )
+    assert mask.hiding(64, torch.arange(9), (1 << 63) - 1, 0, None).shown == 16  # the largest seed of a run
     shares = torch.bincount(mask.hiding(64, torch.arange(4000), 0, 0, None).hidden.flatten()) / 4000
     assert (shares - 0.75).abs().max() < 0.04
 

@@ -153,10 +153,10 @@ def _read(cls: type[Beton], path: Path, file: BinaryIO) -> Beton:
     sizes = _sizes_at(picture["pointer"], np.frombuffer(file.read(), ALLOCATION), end, path)
     return cls(
         path=path,
-        mode=np.ascontiguousarray(picture["mode"]),
-        width=np.ascontiguousarray(picture["width"]),
-        height=np.ascontiguousarray(picture["height"]),
-        pointer=np.ascontiguousarray(picture["pointer"]),
+        mode=picture["mode"].copy(),
+        width=picture["width"].copy(),
+        height=picture["height"].copy(),
+        pointer=picture["pointer"].copy(),
         size=sizes,
         labels={
             name: rows[f"f{i}"].astype(np.int64)

@@ -1,7 +1,9 @@
 """The compiled inner loop of the native engine. Import it through `native`, which names the C functions."""
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from numba import njit, types
 from numba.core.types import ExternalFunction
 
@@ -13,6 +15,7 @@ RGB = 0
 
 i32, i64, u64, ptr = types.int32, types.int64, types.uint64, types.intp
 _pread: Any = ExternalFunction("pread", i64(i32, ptr, u64, i64))
+_header: Any = ExternalFunction("mim_ray_header", i32(ptr, ptr, u64, ptr, ptr, ptr, ptr))
 _decompress: Any = ExternalFunction("mim_ray_decompress", i32(ptr, ptr, u64, ptr, i32, i32, i32, i32, i32))
 _resize: Any = ExternalFunction("mim_ray_resize", types.void(*[i64] * 11))
 
@@ -52,7 +55,24 @@ def _mirror(crop: Any) -> None:
                 crop[y, x, c], crop[y, columns - 1 - x, c] = right, left
 
 
-@njit(_signature, nogil=True, cache=True)
+@njit(nogil=True)
+def _is_of(jpeg: Any, packed: Any, length: Any, width: Any, height: Any) -> Any:
+    """Whether the JPEG is as large as recorded: from any other, TurboJPEG fills what it can and says nothing."""
+    found = np.empty(4, np.int32)
+    at = found.ctypes.data
+    problem = _header(jpeg, packed.ctypes.data, length, at, at + 4, at + 8, at + 12)
+    return problem == 0 and found[0] == width and found[1] == height
+
+
+def _compiled(function: Callable[..., Any]) -> Any:
+    """Kept on disk for the next process, unless there is no place for it or what lies there is damaged."""
+    try:
+        return njit(_signature, nogil=True, cache=True)(function)
+    except Exception:
+        return njit(_signature, nogil=True)(function)
+
+
+@_compiled
 def decode_batch(
     descriptor: Any, jpeg: Any, pointer: Any, size: Any, mode: Any, height: Any, width: Any,
     samples: Any, windows: Any, packed: Any, pixels: Any, out: Any,
@@ -69,6 +89,8 @@ def decode_batch(
             if not _read(descriptor, packed, size[sample], start):
                 return k, UNREADABLE
             length = u64(size[sample])
+            if not _is_of(jpeg, packed, length, w, h):
+                return k, CORRUPT
             if _decompress(jpeg, packed.ctypes.data, length, pixels.ctypes.data, w, 0, h, RGB, ACCURATE):
                 return k, CORRUPT
         else:

@@ -3,8 +3,8 @@
 import logging
 import os
 import warnings
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
@@ -69,7 +69,13 @@ class Loader:
     ) -> None:
         if not 0 <= rank < world:
             raise Mistake(f"rank={rank}: expected 0 to {world - 1} in a world of {world}")
+        if batch < world and not keep_tail:
+            raise Mistake(
+                f"batch={batch}: leaves some of {world} ranks without an image: raise it to {world} or more"
+            )
         self.beton = Beton.open(local_beton(path, stage))
+        self._file = self.beton.path.open("rb", buffering=0)  # kept open: a cache may evict it between two epochs
+        weakref.finalize(self, self._file.close)
         self.order = Order(len(self.beton), batch, seed, samples_per_epoch, shuffle, keep_tail)
         self.crop = crop or RandomCrop()
         self.views, self.seed, self.rank, self.world = views, seed, rank, world
@@ -98,18 +104,20 @@ class Loader:
         """The steps from `start` up to `stop` (without end by default). Leaving early frees everything."""
         in_flight: list[tuple[torch.cuda.Event, Making]] = []
         try:
-            with self._opened() as descriptor, self._stream(start, stop, descriptor) as stream:
+            with self._stream(start, stop) as stream:
                 for making in stream:
                     self.waited_seconds = stream.waited_seconds
                     yield self._on_device(making, in_flight)
+            for event, _ in in_flight:  # or the next epoch would fill buffers that are still being copied
+                event.synchronize()
         except BaseException:  # left early, or failed
             self._buffers.let_go()
             raise
 
-    def _stream(self, start: int, stop: int | None, descriptor: int) -> Stream:
+    def _stream(self, start: int, stop: int | None) -> Stream:
         return Stream(
             self._plans(start, stop),
-            lambda: self._decoder(descriptor),
+            self._decoder,
             self._buffers,
             threads=self.threads,
             ahead=self.ahead,
@@ -139,17 +147,9 @@ class Loader:
             in_flight.append((torch.cuda.current_stream(self.device).record_event(), making))
         return Batch(plan.step, tuple(crops), labels, samples, position)
 
-    @contextmanager
-    def _opened(self) -> Iterator[int]:
-        descriptor = os.open(self.beton.path, os.O_RDONLY)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
-
-    def _decoder(self, descriptor: int) -> Decoder:
+    def _decoder(self) -> Decoder:
         kind = native.NativeDecoder if self.backend == "ffcv" else PlainDecoder
-        return kind(self.beton, descriptor)
+        return kind(self.beton, self._file.fileno())
 
     def _label_column(self, label: str | None) -> "np.ndarray[tuple[int], np.dtype[np.int64]] | None":
         columns = self.beton.labels

@@ -22,14 +22,16 @@ def _machine_free() -> int:
 
 
 def _cgroup_free(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    for limit, used, kinds in (
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
     ):
         try:
             text = (root / limit).read_text().strip()
             if text != "max":
-                return [int(text) - int((root / used).read_text())]
+                held = dict(line.split() for line in (root / kinds).read_text().splitlines())
+                cached = int(held["active_file"]) + int(held["inactive_file"])  # given back when asked for
+                return [int(text) - int((root / used).read_text()) + cached]
         except OSError:
             continue
     return []

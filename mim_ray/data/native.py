@@ -6,6 +6,7 @@ functions get names of ours, so that numba keeps the compiled kernel on disk and
 """
 
 import ctypes
+import importlib
 import importlib.util
 import weakref
 from collections.abc import Callable
@@ -27,9 +28,10 @@ def missing() -> str | None:
         if _home(package) is None:
             return f"{package} is not installed"
     try:
+        importlib.import_module("numba")  # one that does not fit this NumPy says so here
         _library()
-    except (OSError, AttributeError) as error:
-        return f"FFCV's native library does not load: {error}"
+    except (ImportError, OSError, AttributeError) as error:
+        return f"numba or FFCV's native library does not load: {error}"
     return None
 
 
@@ -58,10 +60,11 @@ class NativeDecoder:
 
 def sound_jpeg(data: bytes, width: int, height: int) -> bool:
     """Whether the decoder takes these bytes without complaint (always, where it is not installed)."""
-    if missing():
+    try:
+        library = _library()
+    except (OSError, AttributeError):
         return True
     source, pixels = np.frombuffer(data, np.uint8), np.empty(3 * width * height, np.uint8)
-    library = _library()
     handle = library.tjInitDecompress()
     try:
         whole = (pixels.ctypes.data, width, 0, height, 0, 0)
@@ -73,7 +76,7 @@ def sound_jpeg(data: bytes, width: int, height: int) -> bool:
 def _new_handle(owner: object) -> int:
     library = _library()
     handle = int(library.tjInitDecompress())
-    weakref.finalize(owner, library.tjDestroy, handle)
+    weakref.finalize(owner, library.tjDestroy, handle).atexit = False  # a stuck thread may still hold it then
     return handle
 
 
@@ -107,8 +110,8 @@ def _library() -> ctypes.CDLL:
 def _kernel() -> Callable[..., tuple[int, int]]:
     from llvmlite import binding
 
-    for ours, theirs in (("mim_ray_decompress", "tjDecompress2"), ("mim_ray_resize", "resize")):
-        binding.add_symbol(ours, ctypes.cast(_library()[theirs], ctypes.c_void_p).value)
+    for ours, theirs in (("header", "tjDecompressHeader3"), ("decompress", "tjDecompress2"), ("resize", "resize")):
+        binding.add_symbol(f"mim_ray_{ours}", ctypes.cast(_library()[theirs], ctypes.c_void_p).value)
     from mim_ray.data.kernel import decode_batch
 
     kernel: Callable[..., tuple[int, int]] = decode_batch

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from mim_ray.data.beton import Beton, Mode
 from mim_ray.errors import Failure
@@ -40,7 +40,7 @@ class PlainDecoder:
             return np.frombuffer(data, np.uint8).reshape(shape)
         else:
             try:
-                with Image.open(io.BytesIO(data)) as image:
+                with JpegImageFile(io.BytesIO(data)) as image:  # Image.open would refuse what it finds too large
                     picture = np.asarray(image.convert("RGB"))
                 if picture.shape == shape:
                     return picture
@@ -62,7 +62,7 @@ def resized(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.u
     return result
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=256)  # the sizes of windows of 256 pixels; of larger pictures it would fill the memory
 def _weights(source: int, target: int, shrinks: bool) -> torch.Tensor:
     """(target, source): each output pixel's share of every input pixel along one axis."""
     inverse = target / source

@@ -5,6 +5,7 @@ consumer waits for the oldest batch only, receives whatever error a thread met, 
 the threads. Buffers are taken again as soon as nobody holds a tensor over them.
 """
 
+import atexit
 import logging
 import math
 import mmap
@@ -85,15 +86,20 @@ class Stream:
         self._plans, self._buffers, self._stall_seconds, self._what = plans, buffers, stall_seconds, what
         self._tasks: SimpleQueue[tuple[Making, slice] | None] = SimpleQueue()
         self._making: deque[Making] = deque()
-        self._threads = [
-            threading.Thread(target=_work, args=(self._tasks, decoder()), name=f"mim_ray-loader-{i}", daemon=True)
-            for i in range(threads)
-        ]
+        self._threads: list[threading.Thread] = []
         self.waited_seconds = 0.0
-        for thread in self._threads:
-            thread.start()
-        for _ in range(ahead):
-            self._begin_next()
+        atexit.register(self.close)  # a thread in native code must not outlive the interpreter
+        try:
+            for i in range(threads):
+                arguments = self._tasks, decoder()
+                thread = threading.Thread(target=_work, args=arguments, name=f"mim_ray-loader-{i}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
+            for _ in range(ahead):
+                self._begin_next()
+        except BaseException:
+            self.close()
+            raise
 
     def __iter__(self) -> "Stream":
         return self
@@ -112,11 +118,14 @@ class Stream:
         return oldest
 
     def close(self) -> None:
-        """Ends the threads; returns when they are gone."""
+        """Ends the threads; returns when they are gone, or are stuck."""
         self._abandon()
-        for thread in self._threads:
-            thread.join(self._stall_seconds)
+        if threading.current_thread() not in self._threads:  # in which the garbage collector may find us
+            until = time.monotonic() + self._stall_seconds
+            for thread in self._threads:
+                thread.join(max(0.0, until - time.monotonic()))
         self._threads = []
+        atexit.unregister(self.close)
 
     def __enter__(self) -> "Stream":
         return self

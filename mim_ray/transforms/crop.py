@@ -13,6 +13,7 @@ Windows = NDArray[np.int32]
 """(images, 5): top, left, height, width in stored pixels, and 1 where the crop is mirrored."""
 
 Share = Annotated[float, Field(gt=0, le=1)]
+Shape = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 TRIES = 10
 
 
@@ -22,7 +23,7 @@ class RandomCrop(Spec):
     kind: Literal["random"] = "random"
     size: tuple[PositiveInt, PositiveInt] = Field((224, 224), description="height, width of the crop")
     scale: tuple[Share, Share] = Field((0.2, 1.0), description="share of the picture's area, least and most")
-    ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="width / height, least and most")
+    ratio: tuple[Shape, Shape] = Field((3 / 4, 4 / 3), description="width / height, least and most")
     flip: float = Field(0.5, ge=0, le=1, description="probability of mirroring left to right")
 
     def windows(self, seed: int, view: int, draw: ArrayLike, height: ArrayLike, width: ArrayLike) -> Windows:

@@ -25,7 +25,7 @@ class RandomMask(Spec):
         if not shown:
             raise Mistake(f"mask.ratio={self.ratio}: hides all of {patches} patches: lower it")
         numbers = torch.arange(patches, device=position.device)
-        keys = _mixed(_mixed(_mixed(position[:, None] ^ HIDE) ^ (seed << 8 | view)) ^ numbers)
+        keys = _mixed(_mixed(_mixed(_mixed(position[:, None] ^ HIDE) ^ seed) ^ view) ^ numbers)
         order = keys.argsort(dim=1)
         return Hiding(torch.cat([order[:, :shown].sort(1)[0], order[:, shown:].sort(1)[0]], dim=1), shown)
 

@@ -18,12 +18,12 @@ def normalised(
     On a CPU most of the time goes into fresh memory: a loop that hands its last result back as `out` is spared it.
     """
     # A row of pixels at a time: broadcasting over a last axis of three channels is what would be slow.
-    width = crops.shape[3]
+    images, _, height, width = crops.shape
     scale = (1 / (255 * torch.tensor(std, device=crops.device))).repeat(width)
     shift = (-torch.tensor(mean, device=crops.device) / torch.tensor(std, device=crops.device)).repeat(width)
     if out is None:
         out = torch.empty_like(crops, dtype=scale.dtype, memory_format=torch.channels_last)
-    rows = out.permute(0, 2, 3, 1).view(len(crops), -1, len(scale))  # a view, or an error: never a copy
+    rows = out.permute(0, 2, 3, 1).view(images, height, len(scale))  # a view, or an error: never a copy
     rows.copy_(crops.permute(0, 2, 3, 1).reshape(rows.shape))
     torch.addcmul(shift, rows, scale, out=rows)
     return out

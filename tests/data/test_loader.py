@@ -1,11 +1,14 @@
 """The loader: exact, restartable, honest about what goes wrong, and leaving nothing behind."""
 
 import gc
+import importlib
 import io
 import os
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,8 @@ from mim_ray.data import loader as loader_module
 from mim_ray.data import native
 from mim_ray.data.beton import BetonWriter, Mode
 from mim_ray.data.loader import Backend, Batch, Loader
-from mim_ray.data.plain import PlainDecoder
+from mim_ray.data.memory import _cgroup_free
+from mim_ray.data.plain import PlainDecoder, _weights
 from mim_ray.data.sources import open_source
 from mim_ray.errors import Failure, Mistake
 from mim_ray.transforms.crop import CenterCrop, RandomCrop
@@ -151,6 +155,8 @@ def test_a_set_of_one_image_fills_virtual_epochs(tmp_path: Path) -> None:
     assert len(batches) == 4
     crops = torch.cat([batch.crops[0] for batch in batches])
     assert len(crops.unique(dim=0)) == 32
+    beton = loader(path, samples_per_epoch=32).beton
+    assert all(column.flags.aligned for column in (beton.width, beton.height, beton.pointer))
 
 
 def threads_of_loaders() -> list[str]:
@@ -165,6 +171,95 @@ def test_leaving_early_ends_the_threads_and_frees_the_buffers(jpegs: Path) -> No
     gc.collect()
     assert not threads_of_loaders()
     assert not left._buffers._free
+
+
+EXIT = """
+import sys
+from mim_ray.data.loader import Loader
+from mim_ray.transforms.crop import RandomCrop
+crop = RandomCrop(size=(512, 512))
+batches = Loader(sys.argv[1], batch=32, crop=crop, threads=4, backend=sys.argv[2]).batches()
+next(batches)
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_program_may_end_in_the_middle_of_an_epoch(jpegs: Path, backend: Backend) -> None:
+    ended = subprocess.run([sys.executable, "-c", EXIT, str(jpegs), backend], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_start_that_fails_leaves_no_threads(jpegs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crowded = loader(jpegs)
+    monkeypatch.setattr(crowded._buffers, "take", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        next(crowded.batches())
+    assert not threads_of_loaders()
+
+
+def test_the_garbage_collector_may_end_an_iterator_in_a_thread_of_its_own(
+    jpegs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where an iterator is part of a cycle; pytest fails a test on an error in there."""
+    forgotten = threading.Event()
+
+    class Collecting(PlainDecoder):
+        def decode(self, *arguments: Any) -> None:
+            super().decode(*arguments)
+            if forgotten.is_set():
+                gc.collect()
+
+    monkeypatch.setattr(loader_module, "PlainDecoder", Collecting)
+    cycle: list[Any] = [loader(jpegs, backend="torch", ahead=6, stall_seconds=5.0).batches()]
+    cycle.append(cycle)
+    gc.disable()
+    try:
+        next(cycle[0])
+        forgotten.set()
+        next(cycle[0])
+        del cycle
+        assert within_seconds(10, lambda: not threads_of_loaders())
+    finally:
+        gc.enable()
+
+
+def within_seconds(seconds: float, happened: Callable[[], bool]) -> bool:
+    until = time.monotonic() + seconds
+    while not happened() and time.monotonic() < until:
+        time.sleep(0.02)
+    return happened()
+
+
+def test_an_epoch_ends_when_its_copies_have_left_the_host(jpegs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By events that stand for a GPU far behind: else the next epoch would fill what is still being copied."""
+    pending: set[Any] = set()
+
+    class Event:
+        def __init__(self) -> None:
+            pending.add(self)
+
+        def query(self) -> bool:
+            return False
+
+        def synchronize(self) -> None:
+            pending.remove(self)
+
+    class Queue:
+        record_event = Event
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: Queue)
+    assert sum(len(batch.samples) for batch in loader(jpegs, device="meta").epoch()) == 48
+    assert not pending
+
+
+def test_a_file_may_be_removed_between_two_epochs(raws: Path, tmp_path: Path) -> None:
+    """As the cache of staged files does it, when it needs room."""
+    path = tmp_path / "evicted.beton"
+    path.write_bytes(raws.read_bytes())
+    running = loader(path)
+    before = everything(running.epoch())
+    path.unlink()
+    assert everything(running.epoch()) == before
 
 
 def test_two_loaders_at_once_thirty_epochs_twenty_rebuilds(jpegs: Path) -> None:
@@ -226,6 +321,24 @@ def test_a_stalled_loader_is_named(jpegs: Path, monkeypatch: pytest.MonkeyPatch)
     Stuck.released.set()
 
 
+def test_stuck_threads_are_waited_for_together(jpegs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck, released = threading.Barrier(5), threading.Event()
+
+    class Waiting(Broken):
+        def decode(self, samples: Any, windows: Any, out: Any) -> None:
+            stuck.wait(10)
+            released.wait(30)
+
+    monkeypatch.setattr(native, "NativeDecoder", Waiting)
+    stream = loader(jpegs, threads=4, ahead=4, stall_seconds=0.5)._stream(0, None)
+    stuck.wait(10)
+    began = time.monotonic()
+    stream.close()
+    assert time.monotonic() - began < 1.5
+    released.set()
+    assert within_seconds(10, lambda: not threads_of_loaders())
+
+
 def test_a_thread_that_died_is_noticed_at_once(jpegs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mim_ray.data import stream
 
@@ -244,6 +357,24 @@ def test_a_picture_damaged_on_disk_is_named(jpegs: Path, tmp_path: Path, backend
     damaged.write_bytes(bytes(data))
     with pytest.raises(Failure, match=r"sample 17 \(cut-17.jpg\) is not a sound picture: run mim-ray data verify"):
         list(loader(damaged, backend=backend, keep_tail=True).epoch())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("recorded", [(128, 96), (60, 44)])
+def test_a_picture_of_another_size_than_recorded_is_named(
+    tmp_path: Path, backend: Backend, recorded: tuple[int, int]
+) -> None:
+    path, packed = tmp_path / "other.beton", io.BytesIO()
+    Image.new("RGB", (64, 48), "teal").save(packed, "JPEG")
+    with BetonWriter(path, [], 1) as writer:
+        writer.add(Mode.JPEG, recorded, [], packed.getvalue(), "other.jpg")
+    with pytest.raises(Failure, match=r"sample 0 \(other.jpg\) is .*: run mim-ray data verify"):
+        next(loader(path, samples_per_epoch=8, backend=backend).batches())
+
+
+def test_pillows_limit_on_pixels_is_not_ours(jpegs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert len(next(loader(jpegs, backend="torch").batches()).samples) == BATCH
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -268,6 +399,23 @@ def test_memory_is_counted_before_it_is_taken(jpegs: Path, monkeypatch: pytest.M
         Loader(jpegs, batch=50, views=2, threads=1)
 
 
+def test_the_weights_kept_by_the_plain_backend_are_few() -> None:
+    assert _weights.cache_parameters()["maxsize"] * 224 * 2000 * 4 < 500e6
+
+
+@pytest.mark.parametrize(
+    ("limit", "used"),
+    [("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")],
+)
+def test_what_a_container_holds_of_files_counts_as_free(tmp_path: Path, limit: str, used: str) -> None:
+    folder = (tmp_path / limit).parent
+    folder.mkdir(exist_ok=True)
+    (tmp_path / limit).write_text("1000\n")
+    (tmp_path / used).write_text("990\n")
+    (folder / "memory.stat").write_text("anon 90\nfile 900\ninactive_file 700\nactive_file 150\n")
+    assert _cgroup_free(tmp_path) == [860]
+
+
 def test_a_very_wide_picture_is_loaded_or_refused_with_the_arithmetic(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,9 +438,31 @@ def test_auto_says_when_it_falls_back(jpegs: Path, monkeypatch: pytest.MonkeyPat
     ):
         fallen = loader(jpegs, backend="auto")
     assert fallen.backend == "torch"
-    assert isinstance(fallen._decoder(0), PlainDecoder)
+    assert isinstance(fallen._decoder(), PlainDecoder)
     with pytest.raises(Mistake, match="backend=ffcv: ffcv is not installed"):
         loader(jpegs, backend="ffcv")
+
+
+def test_a_numba_that_does_not_load_is_as_none(jpegs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def misfit(_: str) -> None:
+        raise ImportError("Numba needs NumPy 2.3 or less")
+
+    monkeypatch.setattr(importlib, "import_module", misfit)
+    with pytest.warns(UserWarning, match="does not load: Numba needs NumPy 2.3 or less"):
+        assert loader(jpegs, backend="auto").backend == "torch"
+
+
+def test_a_kernel_that_cannot_be_kept_on_disk_is_compiled_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
+    native._kernel()
+    from mim_ray.data import kernel
+
+    def njit(*_: object, cache: bool = False, **__: object) -> Callable[[str], str]:
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: f"compiled {function}"
+
+    monkeypatch.setattr(kernel, "njit", njit)
+    assert kernel._compiled("it") == "compiled it"  # type: ignore[arg-type]
 
 
 def test_wrong_words_are_refused(jpegs: Path) -> None:
@@ -302,6 +472,7 @@ def test_wrong_words_are_refused(jpegs: Path) -> None:
         ({"rank": 2, "world": 2}, "rank=2: expected 0 to 1"),
         ({"batch": 54}, "batch=54 is larger than an epoch of 53 samples"),
         ({"threads": 0}, "threads=0"),
+        ({"batch": 2, "world": 3}, "batch=2: leaves some of 3 ranks without an image"),
     ):
         with pytest.raises(Mistake, match=words):
             loader(jpegs, **options)

@@ -65,6 +65,12 @@ def test_half_of_the_crops_are_mirrored() -> None:
     assert not windows(RandomCrop(flip=0.0), 300, 300)[:, 4].any()
 
 
+@pytest.mark.parametrize("ratio", [(0.0, 1.0), (-1.0, 1.0), (1.0, float("inf"))])
+def test_shapes_that_are_none_are_refused(ratio: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="ratio"):
+        RandomCrop(ratio=ratio)
+
+
 def test_the_centre_crop_is_the_224_of_256() -> None:
     assert windows(CenterCrop(), 256, 341, 1).tolist() == [[16, 58, 224, 224, 0]]
 

@@ -24,3 +24,7 @@ def test_one_channel_and_memory_used_again() -> None:
     assert torch.equal(again, normalised(CROPS.flip(0)))
     with pytest.raises(RuntimeError):
         normalised(CROPS, out=torch.empty(CROPS.shape))
+
+
+def test_a_rank_without_a_share_normalises_nothing() -> None:
+    assert normalised(CROPS[:0]).shape == (0, 3, 5, 7)
