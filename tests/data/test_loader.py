@@ -197,39 +197,6 @@ def test_a_start_that_fails_leaves_no_threads(jpegs: Path, monkeypatch: pytest.M
     assert not threads_of_loaders()
 
 
-def test_the_garbage_collector_may_end_an_iterator_in_a_thread_of_its_own(
-    jpegs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where an iterator is part of a cycle; pytest fails a test on an error in there."""
-    forgotten = threading.Event()
-
-    class Collecting(PlainDecoder):
-        def decode(self, *arguments: Any) -> None:
-            super().decode(*arguments)
-            if forgotten.is_set():
-                gc.collect()
-
-    monkeypatch.setattr(loader_module, "PlainDecoder", Collecting)
-    cycle: list[Any] = [loader(jpegs, backend="torch", ahead=6, stall_seconds=5.0).batches()]
-    cycle.append(cycle)
-    gc.disable()
-    try:
-        next(cycle[0])
-        forgotten.set()
-        next(cycle[0])
-        del cycle
-        assert within_seconds(10, lambda: not threads_of_loaders())
-    finally:
-        gc.enable()
-
-
-def within_seconds(seconds: float, happened: Callable[[], bool]) -> bool:
-    until = time.monotonic() + seconds
-    while not happened() and time.monotonic() < until:
-        time.sleep(0.02)
-    return happened()
-
-
 def test_an_epoch_ends_when_its_copies_have_left_the_host(jpegs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By events that stand for a GPU far behind: else the next epoch would fill what is still being copied."""
     pending: set[Any] = set()
@@ -319,6 +286,39 @@ def test_a_stalled_loader_is_named(jpegs: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(Failure, match=r"jpeg.beton: no batch for \d s at step 3 .*2 of 2 loader threads alive"):
         next(loader(jpegs, stall_seconds=0.5).batches(3))
     Stuck.released.set()
+
+
+def within_seconds(seconds: float, happened: Callable[[], bool]) -> bool:
+    until = time.monotonic() + seconds
+    while not happened() and time.monotonic() < until:
+        time.sleep(0.02)
+    return happened()
+
+
+def test_the_garbage_collector_may_end_an_iterator_in_a_thread_of_its_own(
+    jpegs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where an iterator is part of a cycle; pytest fails a test on an error in there."""
+    forgotten = threading.Event()
+
+    class Collecting(Broken):
+        def decode(self, samples: Any, windows: Any, out: Any) -> None:
+            self.calls += 1
+            if self.calls > 1:
+                forgotten.wait(10)
+                gc.collect()
+
+    monkeypatch.setattr(native, "NativeDecoder", Collecting)
+    gc.disable()
+    try:
+        cycle: list[Any] = [loader(jpegs, threads=1).batches()]
+        cycle.append(cycle)
+        next(cycle[0])
+        del cycle
+        forgotten.set()
+        assert within_seconds(10, lambda: not threads_of_loaders())
+    finally:
+        gc.enable()
 
 
 def test_stuck_threads_are_waited_for_together(jpegs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
