@@ -176,7 +176,7 @@ def test_progress_counts_to_the_size(source: Path, cache: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("path", "far"),
     [
-        ("/work/x.beton", False),
+        ("/data/x.beton", False),
         ("/home/me/x.beton", True),
         ("/homely/x.beton", False),
         ("/home/me/scratch/x.beton", False),
