@@ -9,7 +9,6 @@ python=${PYTHON:-python3}
 missing=()
 need() { missing+=("$@"); }
 command -v g++ >/dev/null || need g++
-command -v git >/dev/null || need git
 if ! command -v pkg-config >/dev/null; then
   need pkg-config libopencv-dev libturbojpeg0-dev
 else
@@ -49,9 +48,11 @@ wanted=$(cat requirements.lock pyproject.toml cluster/setup.sh | sha256sum)
 [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && exit 0
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-uv=$(grep -m1 '^uv==' requirements.lock | sed 's/[ \\].*//')
 "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$venv/bin/python" -m ensurepip >/dev/null
-"$venv/bin/uv" --version >/dev/null 2>&1 || "$venv/bin/python" -m pip install --quiet "$uv"
+if ! "$venv/bin/uv" --version >/dev/null 2>&1; then
+  sed -n '/^uv==/,/[^\\]$/p' requirements.lock >"$venv/uv.txt"
+  "$venv/bin/python" -m pip install --quiet --require-hashes --no-deps -r "$venv/uv.txt"
+fi
 echo "setup: installing the locked packages into $venv" >&2
 "$venv/bin/uv" pip sync --python "$venv/bin/python" --require-hashes requirements.lock
 "$venv/bin/uv" pip install --python "$venv/bin/python" --no-deps --editable .

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mim_ray.run import Run
     from mim_ray.siamese import Method, Siamese
     from mim_ray.transforms.crop import CenterCrop, RandomCrop
+    from mim_ray.weights.files import load_weights, save_timm, save_vitmae
 
 _HOME = {
     "Batch": "data.loader",
@@ -30,14 +31,17 @@ _HOME = {
     "Run": "run",
     "Siamese": "siamese",
     "import_set": "data.importer",
+    "load_weights": "weights.files",
     "open_source": "data.sources",
     "resolved": "methods",
+    "save_timm": "weights.files",
+    "save_vitmae": "weights.files",
     "verify": "data.verify",
 }
 
 __all__ = [
     "METHODS", "Batch", "CenterCrop", "Failure", "Import", "Loader", "Method", "Mistake", "RandomCrop", "Run",
-    "Siamese", "import_set", "open_source", "resolved", "verify",
+    "Siamese", "import_set", "load_weights", "open_source", "resolved", "save_timm", "save_vitmae", "verify",
 ]  # fmt: skip
 
 

@@ -4,30 +4,38 @@ import datetime
 import json
 import os
 import platform
+import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mim_ray.data.bench import RATIOS, TABLES
-from mim_ray.tracking.results import keep_result
+from mim_ray import step_bench
+from mim_ray.data import bench as data_bench
+from mim_ray.errors import Mistake
 
-__all__ = ["RATIOS", "TABLES", "machine", "measure", "write_record"]
+RATIOS = data_bench.RATIOS | step_bench.RATIOS
+TABLES = data_bench.TABLES | step_bench.TABLES
 
 
-def measure(ids: Sequence[str], pairs: int, *, track: bool) -> dict[str, Any]:
+def measure(ids: Sequence[str], pairs: int) -> dict[str, Any]:
     """{id: {ratio, low, high, pairs, unit}} for a ratio, {id: [rows]} for a table."""
     result: dict[str, Any] = {}
     for name in ids:
         result[name] = TABLES[name]() if name in TABLES else _rounded(RATIOS[name](pairs)._asdict())
-    if track:
-        metrics = {f"bench/{name}": row["ratio"] for name, row in result.items() if name in RATIOS}
-        keep_result("bench", params=machine(), metrics=metrics, documents={"bench.json": result})
     return result
 
 
+def prepare_record(folder: Path) -> None:
+    """Refuses a folder that cannot be written before anything is measured in vain."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise Mistake(f"--record {folder}: cannot be written ({error.strerror})") from None
+
+
 def write_record(result: dict[str, Any], folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now(datetime.UTC)
     path = folder / f"{now:%Y-%m-%d-%H%M}-{'-'.join(result)}.json"
     aside = path.with_suffix(".part")

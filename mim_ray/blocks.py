@@ -1,9 +1,14 @@
 """The transformer block that encoders and decoders are made of; its parameters are named as timm's."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mim_ray.views import Grid
 
 EPSILON = 1e-6
 
@@ -14,21 +19,24 @@ class Block(nn.Module):
         self.norm1, self.attn = nn.LayerNorm(width, EPSILON), Attention(width, heads)
         self.norm2, self.mlp = nn.LayerNorm(width, EPSILON), Mlp(width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
+    def forward(self, x: Tensor, lengths: Sequence[int] = ()) -> Tensor:
+        x = x + self.attn(self.norm1(x), lengths)
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
 
 class Attention(nn.Module):
+    """Each token attends to its own sequence; `lengths` tells apart the sequences that lie end to end in a row."""
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, lengths: Sequence[int] = ()) -> Tensor:
+        qkv = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        parts = qkv.split(list(lengths), dim=3) if len(lengths) > 1 else (qkv,)
+        mixed = [F.scaled_dot_product_attention(*part).transpose(1, 2).flatten(2) for part in parts]
+        return self.proj(torch.cat(mixed, dim=1) if len(mixed) > 1 else mixed[0])  # type: ignore[no-any-return]
 
 
 class Mlp(nn.Module):
@@ -40,6 +48,11 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
 
 
+def single_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Autocast switched off where small numbers matter: losses, softmax over candidates, spectra."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
 def start_weights(module: nn.Module) -> None:
     """Xavier-uniform matrices, zero biases."""
     for part in module.modules():
@@ -49,10 +62,10 @@ def start_weights(module: nn.Module) -> None:
                 nn.init.zeros_(part.bias)
 
 
-def sincos(width: int, grid: tuple[int, int]) -> Tensor:
+def sincos(width: int, grid: Grid) -> Tensor:
     """(1 + N, width) fixed 2-D sine-cosine positions: half for columns, half for rows; row 0 zero."""
     rates = 1.0 / 10000 ** (np.arange(width // 4) / (width / 4))
-    rows, columns = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
+    rows, columns = np.meshgrid(np.arange(grid.rows), np.arange(grid.columns), indexing="ij")
     angles = [np.outer(axis.reshape(-1), rates) for axis in (columns, rows)]
     table = np.concatenate([part for angle in angles for part in (np.sin(angle), np.cos(angle))], axis=1)
     return torch.from_numpy(np.concatenate([np.zeros((1, width)), table])).float()
@@ -65,6 +78,19 @@ def patchified(pixels: Tensor, size: int) -> Tensor:
     return grid.reshape(b, (h // size) * (w // size), size * size * c)
 
 
+def picture(patches: Tensor, grid: Grid) -> Tensor:
+    """(B, N, size · size · C) → (B, C, H, W): the inverse of `patchified`."""
+    size = grid.patch
+    squares = patches.unflatten(2, (size, size, -1)).unflatten(1, (grid.rows, grid.columns))
+    pixels: Tensor = squares.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+    return pixels
+
+
 def taken(tokens: Tensor, numbers: Tensor) -> Tensor:
     """(B, N, D) at (B, K) → (B, K, D)."""
     return tokens.gather(1, numbers[..., None].expand(-1, -1, tokens.shape[2]))
+
+
+def spread(tokens: Tensor, numbers: Tensor, onto: Tensor) -> Tensor:
+    """(B, K, D) at (B, K) written over (B, N, D): the inverse of `taken`."""
+    return onto.scatter(1, numbers[..., None].expand(-1, -1, tokens.shape[2]), tokens.to(onto.dtype))

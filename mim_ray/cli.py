@@ -1,19 +1,22 @@
 """`mim-ray`: results on stdout, everything else on stderr; 0 done, 1 failed, 2 the user's mistake."""
 
-import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from mim_ray.config import parse, resolve
+from mim_ray.config import parse, paths, resolve
 from mim_ray.errors import Failure, Mistake, nearest
+from mim_ray.output import cost_lines, keep, print_command, print_json, print_table
+from mim_ray.tracking.results import in_use
+
+if TYPE_CHECKING:
+    from mim_ray.run import Run
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,6 +29,7 @@ app.add_typer(data, name="data")
 
 STOPPED = 130
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Track = Annotated[bool, typer.Option(help="Also log to MLflow.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="path=value …")]
 
 
@@ -46,15 +50,28 @@ def run(words: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _say("stopped", STOPPED)
     except typer.TyperException as mistake:
-        message = mistake.format_message()
-        hint = ": settings are written name=value" if message.startswith("No such option") else ""
-        return _say(message + hint, 2)
+        return _say(mistake.format_message() + _hint(mistake), 2)
     except Mistake as mistake:
         return _say(str(mistake), 2)
     except Failure as failure:
         return _say(str(failure), 1)
     except OSError as error:
         return _say(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "), 1)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print("mim-ray", version("mim_ray"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command("list")
@@ -66,25 +83,43 @@ def list_(as_json: Json = False) -> None:
     methods = {name: (recipe.__doc__ or "").strip().splitlines()[0] for name, recipe in METHODS.items()}
     spaces = space_names()
     if as_json:
-        _print_json({"methods": list(methods), "spaces": spaces})
+        print_json({"methods": list(methods), "spaces": spaces})
         return
-    _print_table(("method", "what it is"), methods.items())
-    _print_table(("space",), [(name,) for name in spaces])
+    print_table(("method", "what it is"), methods.items())
+    print_table(("space",), [(name,) for name in spaces])
 
 
 @app.command()
-def show(method: str, overrides: Overrides = None, as_json: Json = False) -> None:
-    """The fully resolved run, as overrides that can be pasted back."""
+def show(
+    method: str,
+    overrides: Overrides = None,
+    with_cost: Annotated[bool, typer.Option("--cost", help="What it costs instead.")] = False,
+    track: Track = True,
+    as_json: Json = False,
+) -> None:
+    """The fully resolved run, as a command that can be pasted into a shell; or what a picture of it costs."""
     from mim_ray.config import flatten
     from mim_ray.methods import resolved
 
-    settings = flatten(resolved(method, parse(overrides or [])))
+    run = resolved(method, parse(overrides or []))
+    if with_cost:
+        _show_cost(method, run, track, as_json)
+    elif as_json:
+        print_json({"method": method, "overrides": flatten(run)})
+    else:
+        print_command(f"mim-ray show {method}", flatten(run))
+
+
+def _show_cost(method: str, run: "Run", track: bool, as_json: bool) -> None:
+    from mim_ray.cost import cost
+
+    result = {"method": method, **cost(run)._asdict()}
     if as_json:
-        _print_json({"method": method, "overrides": settings})
-        return
-    print(method)
-    for path, value in settings.items():
-        print(f"{path}={_quoted(value)}")
+        print_json(result)
+    else:
+        print_table(("", method), cost_lines(result))
+    if track and in_use():
+        keep("cost", result)
 
 
 @app.command()
@@ -92,51 +127,65 @@ def doctor(
     beton: Annotated[
         Path | None, typer.Argument(help="Also ask whether this dataset fits the page cache.")
     ] = None,
+    track: Track = True,
     as_json: Json = False,
 ) -> int:
     """What this machine has, what it lacks, and the remedy."""
     from mim_ray.doctor import examine
 
     findings = list(examine(beton))
+    result = {"findings": [finding._asdict() for finding in findings]}
     if as_json:
-        _print_json({"findings": [finding._asdict() for finding in findings]})
+        print_json(result)
     else:
-        _print_table(("", "state", "found", "remedy"), findings)
-    return 1 if any(finding.state == "failure" for finding in findings) else 0
+        print_table(("", "state", "found", "remedy"), findings)
+    states = [finding.state for finding in findings]
+    mlflow_is_well = any((finding.what, finding.state) == ("mlflow", "ok") for finding in findings)
+    if track and in_use() and mlflow_is_well:
+        keep("doctor", result, metrics={state: states.count(state) for state in ("ok", "warning", "failure")})
+    return 1 if "failure" in states else 0
 
 
 @app.command()
 def bench(
     ids: Annotated[
-        list[str] | None, typer.Argument(help="R1 R2 R2u R10 sizing interpolation; all by default.")
+        list[str] | None,
+        typer.Argument(help="R1 R2 R9 packing …; all by default."),
     ] = None,
-    pairs: Annotated[int, typer.Option(help="How often each side is measured.")] = 9,
+    pairs: Annotated[int, typer.Option(min=1, help="How often each side is measured.")] = 9,
     record: Annotated[Path | None, typer.Option(help="Also write a dated record into this folder.")] = None,
-    track: Annotated[bool, typer.Option(help="Also log to MLflow.")] = True,
+    track: Track = True,
     as_json: Json = False,
 ) -> None:
     """The speed contract: ratios, both sides measured in one run."""
-    from mim_ray.benches import RATIOS, TABLES, measure, write_record
+    from mim_ray.benches import RATIOS, TABLES, machine, measure, prepare_record, write_record
 
     known = [*RATIOS, *TABLES]
     for wrong in set(ids or []) - set(known):
         raise Mistake(f"no benchmark {wrong!r}{nearest(wrong, known)}")
-    result = measure(ids or known, pairs, track=track)
+    if record is not None:
+        prepare_record(record)
+    result = measure(ids or known, pairs)
     if record is not None:
         print(f"written to {write_record(result, record)}", file=sys.stderr)
-    if as_json:
-        _print_json(result)
-        return
     ratios = {name: row for name, row in result.items() if name in RATIOS}
-    if ratios:
-        _print_table(("", *next(iter(ratios.values()))), [(name, *row.values()) for name, row in ratios.items()])
-    for name in result.keys() - ratios.keys():
-        _print_table(result[name][0], [row.values() for row in result[name]])
+    tables = {name: rows for name, rows in result.items() if name in TABLES}
+    if as_json:
+        print_json(result)
+    else:
+        if ratios:
+            heads = ("", *next(iter(ratios.values())))
+            print_table(heads, [(name, *row.values()) for name, row in ratios.items()])
+        for rows in tables.values():
+            print_table(rows[0], [row.values() for row in rows])
+    if track:
+        keep("bench", result, metrics={name: row["ratio"] for name, row in ratios.items()}, params=machine())
 
 
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where its files go.")] = Path("runs/demo"),
+    track: Track = True,
     as_json: Json = False,
 ) -> None:
     """Sample pictures to a dataset, read back through the loader, and a few steps of MAE on them."""
@@ -144,14 +193,16 @@ def demo(
 
     result = run_demo(folder)
     if as_json:
-        _print_json(result)
-        return
-    print(
-        f"{result['samples']:,} generated pictures in {result['beton']}, every one verified; read back at "
-        f"{result['images_per_second']:,} images/s ({result['backend']}).\n"
-        f"MAE (micro) on them: loss {result['loss_before']} → {result['loss_after']}.\n"
-        f"Crops as the encoder sees them: {result['sheet']}"
-    )
+        print_json(result)
+    else:
+        print(
+            f"{result['samples']:,} generated pictures in {result['beton']}, every one verified; read back at "
+            f"{result['images_per_second']:,} images/s ({result['backend']}).\n"
+            f"MAE (micro) on them: loss {result['loss_before']} → {result['loss_after']}.\n"
+            f"Crops as the encoder sees them: {result['sheet']}"
+        )
+    if track:
+        keep("demo", result)
 
 
 @data.command("import")
@@ -160,6 +211,7 @@ def data_import(
     out: Path,
     options: Overrides = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail at the first unusable picture.")] = False,
+    track: Track = True,
     as_json: Json = False,
 ) -> None:
     """SOURCE into OUT.beton: a folder, list file, tar shards, Hugging Face set (hf:NAME), or sample:NAME."""
@@ -170,35 +222,48 @@ def data_import(
     card = import_set(open_source(source, split=settings.split), out, settings)
     for name, reason in card.skipped:
         print(f"skipped {name}: {reason}", file=sys.stderr)
+    result = {
+        "path": str(out),
+        "samples": card.samples,
+        "classes": len(card.classes),
+        "skipped": len(card.skipped),
+        "checksum": card.checksum,
+    }
     if as_json:
-        result = {"path": str(out), "samples": card.samples, "classes": len(card.classes)}
-        _print_json(result | {"skipped": len(card.skipped), "checksum": card.checksum})
-        return
-    _print_table((), [("beton", out), *card.lines()])
+        print_json(result)
+    else:
+        print_table((), [("beton", out), *card.lines()])
+    if track and in_use():
+        keep("data-import", result)
 
 
 @data.command()
-def verify(beton: Path, as_json: Json = False) -> None:
+def verify(beton: Path, track: Track = True, as_json: Json = False) -> None:
     """Re-reads every sample against its stored checksum."""
     from mim_ray.data.verify import verify as verify_beton
 
-    samples = verify_beton(beton)
+    result = {"path": str(beton), "samples": verify_beton(beton)}
     if as_json:
-        _print_json({"path": str(beton), "samples": samples})
+        print_json(result)
     else:
-        print(f"{beton}: all {samples:,} samples are as they were written")
+        print(f"{beton}: all {result['samples']:,} samples are as they were written")
+    if track and in_use():
+        keep("data-verify", result)
 
 
 @data.command()
-def info(beton: Path, as_json: Json = False) -> None:
+def info(beton: Path, track: Track = True, as_json: Json = False) -> None:
     """The dataset's card."""
     from mim_ray.data.card import Card
 
     card = Card.read(beton)
+    result = card.model_dump(mode="json")
     if as_json:
-        _print_json(card.model_dump(mode="json"))
+        print_json(result)
     else:
-        _print_table((), [("beton", beton), *card.lines()])
+        print_table((), [("beton", beton), *card.lines()])
+    if track and in_use():
+        keep("data-info", result)
 
 
 def _quiet_logs() -> None:
@@ -213,18 +278,20 @@ def _say(message: str, code: int) -> int:
     return code
 
 
-def _print_json(result: dict[str, Any]) -> None:
-    print(json.dumps(result, ensure_ascii=False))
+def _hint(mistake: typer.TyperException) -> str:
+    """For `--batch 64`, which is written batch=64."""
+    command = getattr(getattr(mistake, "ctx", None), "command", None)
+    name = getattr(mistake, "option_name", "").lstrip("-").replace("-", "_")
+    return f": settings are written {name}=value" if name in _settings_of(getattr(command, "name", "")) else ""
 
 
-def _print_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    table = Table(*heads, box=None, pad_edge=False, show_header=bool(heads))
-    for row in rows:
-        table.add_row(*map(str, row))
-    Console(width=None if sys.stdout.isatty() else 160, emoji=False).print(table, highlight=False, markup=False)
+def _settings_of(command: str | None) -> list[str]:
+    if command == "show":
+        from mim_ray.run import Run
 
+        return [*paths(Run), "encoder"]
+    if command == "import":
+        from mim_ray.data.importer import Import
 
-def _quoted(value: str) -> str:
-    import shlex
-
-    return shlex.quote(value)
+        return paths(Import)
+    return []

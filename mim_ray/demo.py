@@ -14,11 +14,7 @@ from mim_ray.data.verify import verify
 from mim_ray.methods import resolved
 from mim_ray.progress import progress
 
-SETTINGS = {
-    "encoder": "micro", "method.encoder.patch": 4, "method.measure.head.width": 128,
-    "method.measure.head.depth": 2, "method.measure.head.heads": 4, "method.measure.normalise": False,
-    "data.crop.size": (32, 32), "batch": 64,
-}  # fmt: skip
+SETTINGS = {"encoder": "micro", "method.measure.normalise": False, "batch": 64}
 STEPS = 60
 SHEET = 8
 

@@ -19,6 +19,9 @@ class Purpose(IntEnum):
     CROP = 2
     SUBSET = 3
     WRITE = 4
+    MASK = 5
+    COLOUR = 6
+    CUTMIX = 7
 
 
 def _mix(x: U64) -> U64:

@@ -1,5 +1,6 @@
 """What a user reads when something is wrong: one line, the value, what was expected, the way out."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -13,9 +14,13 @@ class Failure(RuntimeError):
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """`": did you mean 'X'?"`, or the choices where none is near."""
+    """`": did you mean 'X'?"`, or the choices where none is near or only the digits differ."""
     options = sorted(choices)
     match = get_close_matches(word, options, n=1, cutoff=0.5)
-    if match:
+    if match and _without_digits(match[0]) != _without_digits(word):
         return f": did you mean {match[0]!r}?"
     return f": choose from {', '.join(options)}" if options else ""
+
+
+def _without_digits(text: str) -> str:
+    return re.sub(r"\d", "", text)

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from mim_ray.config import Spec
 from mim_ray.siamese import Method
@@ -20,8 +20,11 @@ class Data(Spec):
 
 
 class Optim(Spec):
-    blr: float = Field(1.5e-4, gt=0, description="learning rate for a batch of 256")
-    betas: tuple[float, float] = (0.9, 0.95)
+    algorithm: Literal["adamw", "lars", "lamb", "sgd"] = "adamw"
+    blr: float = Field(1.5e-4, gt=0, description="learning rate for a batch of `per`")
+    per: PositiveInt = Field(256, description="the batch that blr is meant for")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="of adamw and lamb")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of lars and sgd")
     weight_decay: float = Field(0.05, ge=0, description="on matrices only")
     clip: float | None = Field(None, description="largest norm of the gradient; none: unlimited")
 
@@ -39,3 +42,8 @@ class Run(Spec):
     data: Data = Data()
     optim: Optim = Optim()
     schedule: Schedule = Schedule()
+
+    @model_validator(mode="after")
+    def _pictures_fit(self) -> "Run":
+        self.method.fits(self.data.crop.size)
+        return self

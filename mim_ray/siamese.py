@@ -1,23 +1,70 @@
-"""The sentence: loss = M(f(T1(x)), …)."""
+"""The sentence: loss = M(f(T1(x)), f'(T2(x)))."""
 
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mim_ray.config import Spec
+from mim_ray.encoders.encoder import Encoder, EncoderModule
+from mim_ray.encoders.target import Ema, Labels, Pixels, Target, Twin, follow, shadow_of
 from mim_ray.encoders.vit import ViT
+from mim_ray.errors import Mistake
+from mim_ray.grammar import check_picture, check_sentence
+from mim_ray.measures.measure import Measure
 from mim_ray.measures.reconstruct import Reconstruct
-from mim_ray.transforms.view import T
-from mim_ray.views import Measured
+from mim_ray.transforms.cutmix import neighbours
+from mim_ray.transforms.mask import ComplementMask
+from mim_ray.transforms.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalise
+from mim_ray.transforms.view import Shared, T
+from mim_ray.views import Given, Hiding, Labelled, Measured, Tokens, View
+from mim_ray.world import with_global_norms
 
 
 class Method(Spec):
-    """What is shown, to which encoder, and how the result is measured."""
+    """What is shown, to which encoder, and what it is compared with, how."""
 
+    crops: Literal[1, 2] = Field(1, description="windows of a picture: one for both views, or one for each")
+    shared: Shared = Shared()
     t1: T = T()
-    encoder: ViT = ViT()
-    measure: Reconstruct = Reconstruct()
+    t2: T = T(mask=ComplementMask())
+    encoder: Encoder = ViT()
+    target: Target = Pixels()
+    measure: Measure = Reconstruct()
+    symmetric: bool = Field(False, description="add the loss with the views exchanged")
+    mean: tuple[float, ...] = Field(IMAGENET_MEAN, description="of each channel, subtracted")
+    std: tuple[float, ...] = Field(IMAGENET_STD, description="of each channel, divided by")
+
+    @model_validator(mode="after")
+    def _means_something(self) -> "Method":
+        check_sentence(self)
+        return self
+
+    def fits(self, image: tuple[int, int]) -> None:
+        """Refuses pictures that the method cannot divide."""
+        check_picture(self, image)
 
     def build(self, image: tuple[int, int], seed: int = 0) -> "Siamese":
+        self.fits(image)
         return Siamese(self, image, seed)
+
+
+class Branch(nn.Module):
+    """An encoder and the part of the measurement that the target shares with it."""
+
+    encoder: EncoderModule
+
+    def __init__(self, encoder: EncoderModule, projection: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.projection = encoder, projection
+
+    def forward(self, view: View) -> Tokens:
+        return self.projection(self.encoder(view))  # type: ignore[no-any-return]
+
+    def pair(self, a: View, b: View) -> tuple[Tokens, Tokens]:
+        first, second = self.encoder.encode([a, b])
+        return self.projection(first), self.projection(second)
 
 
 class Siamese(nn.Module):
@@ -25,15 +72,74 @@ class Siamese(nn.Module):
 
     def __init__(self, method: Method, image: tuple[int, int], seed: int) -> None:
         super().__init__()
-        encoder = method.encoder
-        self.t1, self.seed = method.t1, seed
-        self.online = encoder.build(image)
-        self.measure = method.measure.build(
-            self.online.width, encoder.patch, encoder.channels, encoder.grid(image)
+        self.method, self.seed = method, seed
+        self.normalise = Normalise(method.mean, method.std)
+        hides = (method.t1.mask is not None, method.t2.mask is not None and method.t1.mask is not None)
+        encodes_second = isinstance(method.target, Twin | Ema)
+        encoder = method.encoder.build(
+            image, hides=hides[0] or (hides[1] and encodes_second), pooled=method.measure.uses_pooled
         )
+        given = Given(
+            width=encoder.width,
+            channels=method.encoder.channels,
+            grid=encoder.grid,
+            cells=encoder.cells,
+            drops=encoder.hidden == "drop",
+            hides=(any(hides),) * 2 if method.symmetric else hides,
+            stop_gradient=isinstance(method.target, Twin) and method.target.stop_gradient,
+        )
+        self.online = Branch(encoder, with_global_norms(method.measure.projection(given)))
+        self.measure = with_global_norms(method.measure.build(given))
+        self.target = shadow_of(self.online) if isinstance(method.target, Ema) else None
 
-    def forward(self, crops: tuple[Tensor, ...], position: Tensor) -> Measured:
+    def forward(self, crops: tuple[Tensor, ...], position: Tensor, labels: Tensor | None = None) -> Measured:
         """`position`: where each image stands in the stream of samples, the key of every draw."""
-        patches = self.online.grid[0] * self.online.grid[1]
-        a = self.t1(crops[0], position, patches=patches, seed=self.seed, view=0, partner=None)
-        return self.measure(self.online(a), a)  # type: ignore[no-any-return]
+        mixed = self.method.shared.mixed(crops, position, self.seed)
+        first, *rest = crops if mixed is None else mixed.crops
+        pixels = [self._pixels(crop, position, view) for view, crop in enumerate((first, *rest))]
+        a, b = self.views(pixels[0], pixels[-1], position)
+        if isinstance(self.method.target, Pixels):
+            return self.measure(self.online(a), None, a, b)  # type: ignore[no-any-return]
+        if isinstance(self.method.target, Labels):
+            return self.measure(self.online(a), self._labelled(labels, mixed and mixed.share), a, b)  # type: ignore[no-any-return]
+        seen, seen_too, other, other_too = self._compared(a, b)
+        measured = self.measure(seen, other, a, b)
+        if not self.method.symmetric:
+            return measured  # type: ignore[no-any-return]
+        return added(measured, self.measure(seen_too, other_too, b, a))
+
+    def views(self, first: Tensor, second: Tensor, position: Tensor) -> tuple[View, View]:
+        """T1 and T2 of normalised pixels."""
+        a = self._transformed(self.method.t1, first, position, 0, None)
+        return a, self._transformed(self.method.t2, second, position, 1, a.hiding)
+
+    def _transformed(self, t: T, pixels: Tensor, position: Tensor, view: int, partner: Hiding | None) -> View:
+        grid = self.online.encoder.grid
+        return t(pixels, position, grid=grid, normalise=self.normalise, seed=self.seed, view=view, partner=partner)
+
+    def follow(self, share: float) -> None:
+        """The target after a step; `share` of the run that is done."""
+        if self.target is not None and isinstance(self.method.target, Ema):
+            follow(self.target, self.online, self.method.target.momentum_at(share))
+
+    def _pixels(self, crop: Tensor, position: Tensor, view: int) -> Tensor:
+        return self.method.shared.coloured(self.normalise(crop), position, self.normalise, self.seed, view)
+
+    def _compared(self, a: View, b: View) -> tuple[Tokens, Tokens | None, Tokens, Tokens | None]:
+        """Of both views: what the online branch says, and what it is compared with; None where nobody asks."""
+        if self.target is None:
+            first, second = self.online.pair(a, b)
+            return first, second, second, first
+        with torch.no_grad():
+            other, other_too = self.target(b), self.target(a) if self.method.symmetric else None
+        return self.online(a), self.online(b) if self.method.symmetric else None, other, other_too
+
+    @staticmethod
+    def _labelled(labels: Tensor | None, share: Tensor | None) -> Labelled:
+        if labels is None:
+            raise Mistake("method.target=labels: the data have no labels: expected a labelled set")
+        return Labelled(labels, None if share is None else neighbours(labels), share)
+
+
+def added(one: Measured, other: Measured) -> Measured:
+    return Measured(one.loss + other.loss, {name: part + other.parts[name] for name, part in one.parts.items()})

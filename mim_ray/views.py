@@ -1,18 +1,36 @@
-"""The three tuples that cross from room to room.
+"""The tuples that cross from room to room.
 
 B images, N patches of an image in raster order, K of them that are shown, D features.
 """
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
+class Grid(NamedTuple):
+    """How a picture is divided: patches for hiding, or the cells of a feature map."""
+
+    rows: int
+    columns: int
+    patch: int
+    """Side of a patch in pixels."""
+
+    @property
+    def patches(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def is_square(self) -> bool:
+        return self.rows == self.columns
+
+
 class Hiding(NamedTuple):
-    """Which patches must not be seen, drawn once and kept in the form each reader wants."""
+    """Which patches must not be seen, drawn once; at least one is shown and at least one is hidden."""
 
     order: Tensor
-    """(B, N) patch numbers: the shown ones first, in raster order, then the hidden ones, in raster order."""
+    """(B, N) patch numbers: the shown ones first, then the hidden ones."""
     shown: int
 
     @property
@@ -24,6 +42,11 @@ class Hiding(NamedTuple):
     def hidden(self) -> Tensor:
         """(B, N − K) numbers of the hidden patches."""
         return self.order[:, self.shown :]
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, N) bool in raster order, True where hidden."""
+        return torch.zeros_like(self.order, dtype=torch.bool).scatter(1, self.hidden, True)
 
 
 class View(NamedTuple):
@@ -43,7 +66,35 @@ class Tokens(NamedTuple):
     pooled: Tensor
     """(B, D): the class token, or the mean where there is none."""
     kept: Tensor | None
-    """(B, K) patch numbers; None: all N."""
+    """(B, K) patch numbers; None: all N, in raster order."""
+
+
+class Labelled(NamedTuple):
+    """What takes the place of the second view's tokens where labels are the target."""
+
+    label: Tensor
+    """(B,) class numbers."""
+    other: Tensor | None = None
+    """(B,) class numbers of the pictures that were mixed in."""
+    share: Tensor | None = None
+    """(B,) share of the picture that is its own."""
+
+
+class Given(NamedTuple):
+    """What a measurement must know about the encoder and the two views before it can be built."""
+
+    width: int
+    channels: int
+    grid: Grid
+    """The patches that are hidden or shown."""
+    cells: Grid
+    """What the encoder's tokens stand for."""
+    drops: bool
+    """Whether hidden patches have no tokens."""
+    hides: tuple[bool, bool]
+    """Whether the first and the second view hide anything."""
+    stop_gradient: bool
+    """Whether the second branch is a constant to the comparison."""
 
 
 class Measured(NamedTuple):

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mim_ray import benches, cli
+from mim_ray import benches, cli, output
 from mim_ray.bench import Measured, median_interval, paired
+from mim_ray.errors import nearest
 
 
 def test_the_sides_take_turns_and_the_median_ratio_is_given() -> None:
@@ -32,15 +33,51 @@ def test_results_are_printed_recorded_and_tracked(
 ) -> None:
     kept = []
     monkeypatch.setattr(benches, "RATIOS", {"R1": lambda pairs: Measured(1.01, 1.0, 1.02, pairs, "u")})
-    monkeypatch.setattr(benches, "keep_result", lambda _command, **result: kept.append(result))
+    monkeypatch.setattr(output, "keep_result", lambda _command, **result: kept.append(result))
     assert cli.run(["bench", "R1", "--pairs", "5", "--record", str(tmp_path), "--json"]) == 0
     row = {"ratio": 1.01, "low": 1.0, "high": 1.02, "pairs": 5, "unit": "u"}
     assert json.loads(capsys.readouterr().out) == {"R1": row}
     (record,) = tmp_path.iterdir()
     assert json.loads(record.read_text())["result"] == {"R1": row}
     assert kept[0]["metrics"] == {"bench/R1": 1.01}
+    assert kept[0]["params"] == benches.machine()
+    assert kept[0]["documents"] == {"bench.json": {"R1": row}}
+    assert cli.run(["bench", "R1", "--no-track"]) == 0
+    assert len(kept) == 1
     assert cli.run(["bench", "R77"]) == 2
     assert "no benchmark 'R77'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [["--pairs", "0"], ["--pairs", "-1"], ["--record", __file__]])
+def test_what_cannot_work_is_refused_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: list[str]
+) -> None:
+    measured: list[int] = []
+    monkeypatch.setattr(benches, "RATIOS", {"R1": measured.append})
+    assert cli.run(["bench", "R1", *wrong]) == 2
+    assert wrong[0] in capsys.readouterr().err
+    assert measured == []
+
+
+def test_a_folder_for_records_is_made_and_left_empty(tmp_path: Path) -> None:
+    benches.prepare_record(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("word", "choices", "hint"),
+    [
+        ("mea", ["mae", "moco"], ": did you mean 'mae'?"),
+        ("r2", ["R1", "R2"], ": did you mean 'R2'?"),
+        ("R3", ["R1", "R2"], ": choose from R1, R2"),
+        ("15", ["14", "16"], ": choose from 14, 16"),
+        ("mocov4", ["mocov3", "mae"], ": choose from mae, mocov3"),
+        ("xyz", ["mae"], ": choose from mae"),
+        ("xyz", [], ""),
+    ],
+)
+def test_a_number_is_never_guessed(word: str, choices: list[str], hint: str) -> None:
+    assert nearest(word, choices) == hint
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
@@ -58,7 +95,9 @@ def test_a_result_goes_to_mlflow_and_a_dead_server_only_costs_a_notice(
     )
     assert run_id is not None
     assert MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").get_run(run_id).data.metrics == {"bench/R1": 1.0}
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.warns(UserWarning, match="MLflow cannot be reached"):
-        assert keep_result("bench", params={}, metrics={}, documents={}) is None
+    for dead in ("http://user:hunter2@127.0.0.1:9/?token=hunter2", "nothing://user:hunter2@nobody"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", dead)
+        with pytest.warns(UserWarning, match="MLflow cannot be reached") as notices:
+            assert keep_result("bench", params={}, metrics={}, documents={}) is None
+        assert "hunter2" not in str(notices[0].message)

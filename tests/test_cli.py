@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mim_ray import cli
+from mim_ray import cli, demo, output
 from mim_ray.config import flatten
 from mim_ray.data import importer
 from mim_ray.errors import Failure
@@ -35,6 +36,21 @@ class Said(NamedTuple):
 
 
 Say = Callable[..., Said]
+
+
+@pytest.fixture(autouse=True)
+def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a folder without an mlflow.db."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
+    """What would go to MLflow, by its command."""
+    results: dict[str, dict[str, Any]] = {}
+    monkeypatch.setattr(output, "keep_result", lambda command, **result: results.update({command: result}))
+    return results
 
 
 @pytest.fixture
@@ -130,18 +146,31 @@ def test_list_has_every_method(say: Say) -> None:
     assert re.search("^mae +Masked autoencoder", say("list").out, re.MULTILINE)
 
 
+CHANGES = ["encoder=micro", "name=it's a 'name' with $signs & spaces", "data.train=none", "optim.clip=0.5"]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_what_show_prints_can_be_pasted_back(say: Say, method: str) -> None:
-    changes = ["encoder=micro", "name=it's a 'name' with $signs & spaces", "data.train=none", "optim.clip=0.5"]
-    shown = say("show", method, *changes)
+    shown = say("show", method, *CHANGES)
     assert shown.code == 0
-    words = shlex.split(shown.out)
-    assert words[0] == method
-    assert "method.encoder.size=micro" in words
-    assert say("show", *words) == shown
-    assert say("show", *words, "--json").json()["overrides"] == flatten(
-        resolved(method, dict(word.split("=", 1) for word in words[1:]))
+    words = shlex.split(shown.out.replace(" \\\n", " "))
+    assert words[:3] == ["mim-ray", "show", method]
+    assert CHANGES[1] in words
+    assert say(*words[1:]) == shown
+    assert say(*words[1:], "--json").json()["overrides"] == flatten(
+        resolved(method, dict(word.split("=", 1) for word in words[3:]))
     )
+
+
+def test_what_show_prints_is_one_shell_command(say: Say) -> None:
+    shown = say("show", "mae", *CHANGES).out
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(["bash", "-c", shown], env=os.environ | {"PATH": path}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, shown, "")
+
+
+def test_the_version(say: Say) -> None:
+    assert say("--version") == (0, f"mim-ray {version('mim_ray')}\n", "")
 
 
 # Mistakes
@@ -163,7 +192,8 @@ def test_what_show_prints_can_be_pasted_back(say: Say, method: str) -> None:
         ("show mae batch", "'batch' is not of the form path=value"),
         ("show mae batch=1 batch=2", "'batch' is given twice: '1' and '2'"),
         ("show mae batch=zero", "batch=zero: expected an integer"),
-        ("show mae encoder=micor", "method.encoder.size=micor: expected"),
+        ("show mae encoder=micor", "encoder=micor: no such encoder: did you mean 'micro'?"),
+        ("show mae method.encoder.size=micor", "method.encoder.size=micor: expected"),
         ("data import photos out.beton qualty=9", "no field 'qualty': did you mean 'quality'?"),
         ("data import photos out.beton format=jpg", "format=jpg: expected jpeg or raw: did you mean 'jpeg'?"),
         ("data import phtos out.beton", "cannot import from 'phtos': did you mean 'photos'?"),
@@ -176,6 +206,10 @@ def test_what_show_prints_can_be_pasted_back(say: Say, method: str) -> None:
         ("data import photos out.beton n=9", "n=9: the source has 5 images to draw from"),
         ("data verify out.beton", "no file out.beton: make one with mim-ray data import SOURCE out.beton"),
         ("data info out.beton", "no file out.beton"),
+        ("bench R3", "no benchmark 'R3': choose from R1, R10, R2, R2u,"),
+        ("bench sizin", "no benchmark 'sizin': did you mean 'sizing'?"),
+        ("bench R1 --pairs 0", "Invalid value for '--pairs'"),
+        ("bench R1 --record photos/cat/0.png", "--record photos/cat/0.png: cannot be written (File exists)"),
         ("doctor out.beton", "no file out.beton: make one with mim-ray data import SOURCE out.beton"),
     ],
 )
@@ -188,6 +222,26 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert said.err.startswith(f"mim-ray: {message}")
     assert said.err.count("\n") == 1
     assert sorted(path.name for path in photos.parent.iterdir()) == ["photos"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("show mae --batch 64", "No such option: --batch: settings are written batch=value"),
+        ("show mae --encoder=micro", "No such option: --encoder: settings are written encoder=value"),
+        ("data import a b -n 5", "No such option: -n: settings are written n=value"),
+        (
+            "data import a b --max-resolution 64",
+            "No such option: --max-resolution: settings are written max_resolution=value",
+        ),
+        ("data import a b --encoder micro", "No such option: --encoder"),
+        ("show mae --jsn", "No such option: --jsn (Possible options: --json)"),
+        ("--jsn list", "No such option: --jsn"),
+        ("list --batch 64", "No such option: --batch"),
+    ],
+)
+def test_an_option_that_is_a_setting_is_told_how_to_be_written(say: Say, words: str, message: str) -> None:
+    assert say(*words.split()) == (2, "", f"mim-ray: {message}\n")
 
 
 @pytest.mark.parametrize("words", [[], ["data"]])
@@ -226,6 +280,70 @@ def raising(error: BaseException) -> Callable[..., None]:
         raise error
 
     return fail
+
+
+# What goes to MLflow
+
+
+def test_what_data_commands_print_is_kept_where_mlflow_is_in_use(
+    say: Say, photos: Path, out: Path, kept: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = {
+        "data import": {"samples": 4, "classes": 2, "skipped": 1},
+        "data verify": {"samples": 4},
+        "data info": {"samples": 4, "kept_originals": 0},
+    }
+    lines = {command: [*command.split(), out] for command in numbers}
+    lines["data import"] = ["data", "import", photos, out, "workers=1"]
+    for words in lines.values():
+        assert say(*words).code == 0
+    assert kept == {}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///elsewhere.db")
+    for command, words in lines.items():
+        name = command.replace(" ", "-")
+        result = say(*words, "--json").json()
+        assert kept[name]["documents"] == {f"{name}.json": result}
+        metrics = kept[name]["metrics"]
+        assert numbers[command].items() <= {key.removeprefix(f"{name}/"): metrics[key] for key in metrics}.items()
+        assert "4" not in kept[name]["params"].values()
+    assert kept["data-verify"]["params"] == {"path": str(out)}
+    kept.clear()
+    for words in lines.values():
+        assert say(*words, "--no-track").code == 0
+    assert kept == {}
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    Path("mlflow.db").touch()
+    say("data", "verify", out)
+    assert list(kept) == ["data-verify"]
+
+
+def test_what_the_demo_prints_is_always_kept(
+    say: Say, kept: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = {"beton": "x.beton", "samples": 4, "sheet": "x.png", "backend": "torch", "images_per_second": 9}
+    result |= {"loss_before": 1.5, "loss_after": 0.5}
+    monkeypatch.setattr(demo, "demo", lambda _: result)
+    assert "1.5 → 0.5" in say("demo", "--no-track").out
+    assert kept == {}
+    assert say("demo", "--json").json() == result
+    assert kept["demo"] == {
+        "params": {"beton": "x.beton", "sheet": "x.png", "backend": "torch"},
+        "metrics": {
+            "demo/samples": 4,
+            "demo/images_per_second": 9,
+            "demo/loss_before": 1.5,
+            "demo/loss_after": 0.5,
+        },
+        "documents": {"demo.json": result},
+    }
+
+
+def test_commands_that_measure_nothing_leave_mlflow_alone() -> None:
+    script = "import sys; from mim_ray import cli; print(cli.run(sys.argv[1:]), 'mlflow' in sys.modules)"
+    Path("mlflow.db").touch()
+    for words in (["list"], ["show", "mae"], ["--help"]):
+        said = subprocess.check_output([sys.executable, "-c", script, *words], text=True)
+        assert said.splitlines()[-1] == "0 False"
 
 
 # Progress

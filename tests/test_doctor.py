@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from mim_ray import cli, doctor
+from mim_ray import cli, doctor, output
 from mim_ray.data import native
 from mim_ray.data.beton import BetonWriter, Mode
 from mim_ray.doctor import Finding, examine
@@ -58,6 +58,26 @@ def test_a_failure_makes_exit_code_1(monkeypatch: pytest.MonkeyPatch, capsys: py
     first = json.loads(capsys.readouterr().out)["findings"][0]
     assert (first["what"], first["state"]) == ("python", "failure")
     assert first["remedy"] == "install Python 3.11 or newer, then make setup"
+
+
+def test_the_findings_are_kept_where_mlflow_is_in_use_and_well(
+    monkeypatch: pytest.MonkeyPatch, server: str, nobody: str
+) -> None:
+    kept = []
+    monkeypatch.setattr(output, "keep_result", lambda _command, **result: kept.append(result))
+    monkeypatch.setattr(doctor, "OLDEST_PYTHON", (99, 0))
+    cli.run(["doctor"])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{nobody}")
+    cli.run(["doctor"])
+    assert kept == []
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{server}")
+    cli.run(["doctor", "--no-track"])
+    assert kept == []
+    assert cli.run(["doctor"]) == 1
+    findings = kept[0]["documents"]["doctor.json"]["findings"]
+    assert [each["what"] for each in findings] == WHAT
+    assert sum(kept[0]["metrics"].values()) == len(WHAT)
+    assert kept[0]["metrics"]["doctor/failure"] == 1
 
 
 # Engines

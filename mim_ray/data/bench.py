@@ -23,7 +23,7 @@ from mim_ray.data.pictures import Raw, open_picture, to_rgb
 from mim_ray.data.plain import PlainDecoder
 from mim_ray.data.sources import open_source
 from mim_ray.transforms.crop import RandomCrop, Windows
-from mim_ray.transforms.pixels import IMAGENET_MEAN, IMAGENET_STD, normalised
+from mim_ray.transforms.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalise
 
 PHOTOGRAPHS = 512
 EPOCH = 4096
@@ -57,8 +57,10 @@ def r2u(pairs: int) -> Measured:
 
         floats = torch.empty(BATCH, 3, *CROP.size).to(memory_format=torch.channels_last)
 
+        normalise = Normalise()
+
         def ours() -> float:
-            return _rate(normalised(batch.crops[0], out=floats) for batch in loader.epoch())
+            return _rate(normalise(batch.crops[0], out=floats) for batch in loader.epoch())
 
         return paired("R2u", ours, theirs, pairs=pairs, unit="images/s ÷ images/s")
 

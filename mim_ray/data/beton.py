@@ -6,7 +6,6 @@ Everything but the proof is FFCV's; FFCV itself reads these files. The proof lie
 checksum and a name for every sample, so that a file can be verified wherever it was copied.
 """
 
-import glob
 import hashlib
 import io
 import os
@@ -22,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from mim_ray.data.pools import part_of, remove_parts_of_the_dead
 from mim_ray.errors import Failure, Mistake
 
 VERSION = 2
@@ -79,6 +79,8 @@ class Beton:
                 return _read(cls, path, file)
         except FileNotFoundError:
             raise Mistake(f"no file {path}: make one with mim-ray data import SOURCE {path}") from None
+        except IsADirectoryError:
+            raise Mistake(f"{path} is a folder: make a beton with mim-ray data import {path} FILE") from None
         except OSError as error:
             raise Failure(f"{path} cannot be read: {error.strerror}") from None
 
@@ -86,6 +88,13 @@ class Beton:
     def largest_picture_bytes(self) -> int:
         """Decoded, of the picture with the most pixels."""
         return 3 * int((self.width.astype(np.int64) * self.height).max())
+
+    @cached_property
+    def plausible(self) -> NDArray[np.bool_]:
+        """Of each sample's row, whether it can be true: there are pixels, and raw ones fill its bytes exactly."""
+        pixels = self.width.astype(np.uint64) * self.height
+        filled = (self.mode == Mode.RAW) & (self.size == 3 * pixels)
+        return np.asarray((pixels > 0) & (filled | (self.mode == Mode.JPEG)))
 
     @cached_property
     def proof(self) -> "Proof | None":
@@ -146,6 +155,7 @@ def _read(cls: type[Beton], path: Path, file: BinaryIO) -> Beton:
     kinds = [int(one["kind"]) for one in described]
     row = np.dtype([(f"f{i}", ROW_OF_KIND[kind]) for i, kind in enumerate(kinds)], align=True)
     rows = _table(file, row, int(header["samples"]), path, length)
+    integers = {name: f"f{i}" for i, name in enumerate(names) if kinds[i] == INTEGER}
     if PICTURE not in kinds or not len(rows):
         raise Mistake(f"{path} holds no picture")
     picture = rows[f"f{kinds.index(PICTURE)}"]
@@ -158,11 +168,7 @@ def _read(cls: type[Beton], path: Path, file: BinaryIO) -> Beton:
         height=picture["height"].copy(),
         pointer=picture["pointer"].copy(),
         size=sizes,
-        labels={
-            name: rows[f"f{i}"].astype(np.int64)
-            for i, (name, kind) in enumerate(zip(names, kinds, strict=True))
-            if kind == INTEGER
-        },
+        labels={name: rows[field].astype(np.int64) for name, field in integers.items()},
         page=int(header["page"]),
         proof_end=end,
     )
@@ -183,7 +189,7 @@ def _sizes_at(pointers: NDArray[np.uint64], allocations: NDArray[Any], end: int,
     torn[inside] = ordered["pointer"][at[inside]] != pointers[inside]
     sizes = np.zeros(len(pointers), np.uint64)
     sizes[~torn] = ordered["size"][at[~torn]]
-    torn |= pointers + sizes > end
+    torn |= (pointers > end) | (sizes > end) | (pointers + sizes > end)  # the sum of two wrong ones may wrap
     if torn.any():
         raise Failure(
             f"{path} is damaged: no bytes are recorded for sample {int(np.argmax(torn))}: import it anew"
@@ -216,7 +222,7 @@ class BetonWriter:
 
     def __init__(self, path: Path, labels: Sequence[str], capacity: int, page: int = PAGE) -> None:
         self.path, self._page = path, page
-        self.aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self.aside = part_of(path)
         kinds = [PICTURE] + [INTEGER] * len(labels)
         self._row = np.dtype([(f"f{i}", ROW_OF_KIND[kind]) for i, kind in enumerate(kinds)], align=True)
         self._fields = np.zeros(len(kinds), FIELD)
@@ -232,7 +238,7 @@ class BetonWriter:
         self._at = _aligned(HEADER.itemsize + self._fields.nbytes + self._rows.nbytes, page)
 
     def __enter__(self) -> "BetonWriter":
-        _remove_parts_of_the_dead(self.path)
+        remove_parts_of_the_dead(self.path)
         self._file = self.aside.open("wb", buffering=1 << 20)
         self._file.seek(self._at)
         return self
@@ -280,14 +286,6 @@ class BetonWriter:
         self._file.write(header.tobytes() + self._fields.tobytes() + self._rows[:count].tobytes())
         self._file.flush()
         os.fsync(self._file.fileno())
-
-
-def _remove_parts_of_the_dead(path: Path) -> None:
-    """What killed imports of this name left behind."""
-    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        process = part.name.split(".")[-2]
-        if not Path("/proc", process).exists():
-            part.unlink(missing_ok=True)
 
 
 def _aligned(offset: int, page: int) -> int:

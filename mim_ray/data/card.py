@@ -1,13 +1,13 @@
 """The summary card that lies beside a beton."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
 
 from mim_ray.config import Spec
+from mim_ray.data.pools import part_of, remove_parts_of_the_dead
 from mim_ray.errors import Failure, Mistake
 
 
@@ -50,7 +50,8 @@ class Card(Spec):
 
     def write(self, beton: Path) -> None:
         path = self.path_beside(beton)
-        aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+        remove_parts_of_the_dead(path)
+        aside = part_of(path)
         try:
             aside.write_text(json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
             aside.replace(path)

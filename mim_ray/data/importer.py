@@ -2,38 +2,37 @@
 
 import errno
 import hashlib
-import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt
 
 from mim_ray.config import flatten
-from mim_ray.data.beton import LARGEST_SIDE, Beton, BetonWriter
+from mim_ray.data.beton import HEADER, LARGEST_SIDE, VERSION, Beton, BetonWriter
 from mim_ray.data.card import Card
 from mim_ray.data.pictures import Encoded, Unsound, encode
+from mim_ray.data.pools import Results, spread
 from mim_ray.data.source import Source
 from mim_ray.data.subset import Choice, Subset, choose
 from mim_ray.draws import Purpose, permutation
 from mim_ray.errors import Failure, Mistake
 from mim_ray.progress import progress
 
-CHUNK = 16
 Result = Encoded | str
 """An encoded picture, or why it cannot be used."""
-EncodeAll = Callable[[list[int]], Iterator[tuple[int, Result]]]
+EncodeAll = Callable[[list[int]], Results[Result]]
 
 
 class Import(Subset):
@@ -57,12 +56,18 @@ def import_set(source: Source, out: Path, options: Import) -> Card:
         raise Mistake(f"{out}: there is no folder {out.parent}")
     if out.is_dir():
         raise Mistake(f"{out} is a folder: name a file, such as {out / 'set.beton'}")
+    _refuse_to_overwrite(out, source)
+    workers = options.workers or len(os.sched_getaffinity(0))
+    if workers > 1 and type(source).__module__ == "__main__":
+        name = type(source).__name__
+        raise Mistake(f"{name} is defined in the script itself: move it to a module, or import with workers=1")
     labels = source.labels() if source.fields else np.zeros((len(source), 0), np.int64)
     choice = choose(options, labels[:, 0] if source.fields else None, source.classes, len(source), options.seed)
     size, tally = len(choice.chosen), _Tally()
     with (
+        _stopped_in_words(),
         _failures_in_words(out),
-        _encoder(source, options) as encode_all,
+        spread(partial(_encode, source, options), workers) as encode_all,
         BetonWriter(out, source.fields, capacity=size) as writer,
         progress(f"import {out.name}", size, "images") as advance,
     ):
@@ -80,6 +85,21 @@ def import_set(source: Source, out: Path, options: Import) -> Card:
         card = _card(writer.aside, source, options, tally)
         card.write(out)  # before the beton has its name, so that no beton is left without a card
     return card
+
+
+def _refuse_to_overwrite(out: Path, source: Source) -> None:
+    """Anything but an older beton."""
+    if Path(source.origin).expanduser().resolve() == out.resolve():
+        raise Mistake(f"{out} is the source itself: name another file for the beton")
+    if out.exists() and not _is_beton(out):
+        raise Mistake(f"{out} exists and is not a beton: name another file, or remove it first")
+
+
+def _is_beton(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    first = np.fromfile(path, HEADER, count=1)
+    return len(first) == 1 and first["version"][0] == VERSION and first["fields"][0] > 0
 
 
 def _sound(
@@ -152,6 +172,30 @@ def _least_median_most(values: NDArray[np.uint16]) -> tuple[int, int, int]:
 
 
 @contextmanager
+def _stopped_in_words() -> Iterator[None]:
+    """SIGTERM and SIGHUP end an import as cleanly as Ctrl-C, unless the program has plans of its own for them."""
+    here = threading.current_thread() is threading.main_thread()
+    signals = [one for one in (signal.SIGTERM, signal.SIGHUP) if here and signal.getsignal(one) == signal.SIG_DFL]
+
+    def stop(number: int, _: object) -> NoReturn:
+        for one in signals:
+            signal.signal(one, signal.SIG_IGN)  # the next one would interrupt the tidying
+        raise SystemExit(128 + number)
+
+    for one in signals:
+        signal.signal(one, stop)
+    try:
+        yield
+    except SystemExit:
+        with suppress(OSError):  # of a terminal that is gone
+            print("mim-ray: stopped", file=sys.stderr)
+        raise
+    finally:
+        for one in signals:
+            signal.signal(one, signal.SIG_DFL)
+
+
+@contextmanager
 def _failures_in_words(out: Path) -> Iterator[None]:
     try:
         yield
@@ -163,70 +207,6 @@ def _failures_in_words(out: Path) -> Iterator[None]:
         if error.errno == errno.ENOSPC:
             raise Failure(f"{out}: the disk is full; nothing was written: free some room, import again") from None
         raise Failure(f"{out} cannot be written: {error.strerror or error}") from None
-
-
-@contextmanager
-def _encoder(source: Source, options: Import) -> Iterator[EncodeAll]:
-    """A function from indices to their results in the same order, computed here or by other processes."""
-    workers = options.workers or len(os.sched_getaffinity(0))
-    if workers == 1:
-        yield lambda indices: ((index, _encode(source, options, index)) for index in indices)
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_process, initargs=(source, options))
-    try:
-        yield lambda indices: _in_parallel(pool, indices, in_flight=4 * workers)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _in_parallel(pool: ProcessPoolExecutor, indices: list[int], in_flight: int) -> Iterator[tuple[int, Result]]:
-    futures: deque[tuple[list[int], Future[list[Result]]]] = deque()
-    for at in range(0, len(indices), CHUNK):
-        chunk = indices[at : at + CHUNK]
-        with _ctrl_c_kept_from_children():
-            futures.append((chunk, pool.submit(_encode_chunk, chunk)))
-        if len(futures) >= in_flight:
-            yield from _finished(futures)
-    while futures:
-        yield from _finished(futures)
-
-
-def _finished(futures: "deque[tuple[list[int], Future[list[Result]]]]") -> Iterator[tuple[int, Result]]:
-    chunk, future = futures.popleft()
-    yield from zip(chunk, future.result(), strict=True)
-
-
-@contextmanager
-def _ctrl_c_kept_from_children() -> Iterator[None]:
-    """A process started in this block inherits that it is not told; the importing one is the one to stop."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-_here: tuple[Source, Import]
-"""In an encoding process: what it encodes, sent once."""
-
-
-def _start_process(source: Source, options: Import) -> None:
-    global _here
-    _here = source, options
-    threading.Thread(target=_end_with_the_importer, daemon=True).start()
-
-
-def _end_with_the_importer() -> None:
-    """A killed importer cannot tell its pool, which would wait for work forever."""
-    importer = multiprocessing.parent_process()
-    if importer:
-        importer.join()
-        os._exit(1)
-
-
-def _encode_chunk(indices: list[int]) -> list[Result]:
-    return [_encode(*_here, index) for index in indices]
 
 
 def _encode(source: Source, options: Import, index: int) -> Result:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from torch import Tensor
 from mim_ray.data import native
 from mim_ray.data.beton import Beton
 from mim_ray.data.memory import available_bytes, in_words
-from mim_ray.data.order import Order
+from mim_ray.data.order import SEEDS, Order, require_whole
 from mim_ray.data.place import local_beton
 from mim_ray.data.plain import PlainDecoder
 from mim_ray.data.stream import Buffers, Decoder, Making, Plan, Stream
@@ -67,24 +68,32 @@ class Loader:
         stall_seconds: float = 120.0,
         stage: Literal["auto", "always", "never"] = "auto",
     ) -> None:
-        if not 0 <= rank < world:
-            raise Mistake(f"rank={rank}: expected 0 to {world - 1} in a world of {world}")
+        self.threads = spare_cores() if threads is None else threads
+        numbers = {"batch": batch, "views": views, "world": world, "threads": self.threads, "ahead": ahead}
+        if samples_per_epoch is not None:
+            numbers["samples_per_epoch"] = samples_per_epoch
+        for name, value in numbers.items():
+            require_whole(name, value, 1)
+        require_whole("rank", rank, 0, world)
+        require_whole("seed", seed, 0, SEEDS)
+        if not isinstance(crop, RandomCrop | CenterCrop | None):
+            raise Mistake(
+                f"crop={crop!r}: expected a RandomCrop or a CenterCrop, as in RandomCrop(size=(224, 224))"
+            )
+        if not 0 < stall_seconds <= threading.TIMEOUT_MAX:
+            raise Mistake(f"stall_seconds={stall_seconds}: expected more than 0, and an end, such as 120")
         if batch < world and not keep_tail:
             raise Mistake(
                 f"batch={batch}: leaves some of {world} ranks without an image: raise it to {world} or more"
             )
+        self.device, self.backend = usable_device(device), chosen_backend(backend)
         self.beton = Beton.open(local_beton(path, stage))
         self._file = self.beton.path.open("rb", buffering=0)  # kept open: a cache may evict it between two epochs
         weakref.finalize(self, self._file.close)
         self.order = Order(len(self.beton), batch, seed, samples_per_epoch, shuffle, keep_tail)
         self.crop = crop or RandomCrop()
         self.views, self.seed, self.rank, self.world = views, seed, rank, world
-        self.device, self.stall_seconds = torch.device(device), stall_seconds
-        self.backend = chosen_backend(backend)
-        self.threads = spare_cores() if threads is None else threads
-        self.ahead = ahead
-        if min(self.threads, ahead, views) < 1:
-            raise Mistake(f"threads={self.threads}, ahead={ahead}, views={views}: expected at least 1 of each")
+        self.ahead, self.stall_seconds = ahead, stall_seconds
         self._labels = self._label_column(label)
         share = self.order.largest_share(world)
         shape = (views, share, *self.crop.size, 3)
@@ -97,11 +106,18 @@ class Loader:
         return self.order.steps_per_epoch
 
     def epoch(self, number: int = 0) -> Iterator[Batch]:
+        require_whole("epoch", number, 0)
         first = number * self.steps_per_epoch
         return self.batches(first, first + self.steps_per_epoch)
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """The steps from `start` up to `stop` (without end by default). Leaving early frees everything."""
+        require_whole("start", start, 0)
+        if stop is not None:
+            require_whole("stop", stop, 0)
+        return self._batches(start, stop)
+
+    def _batches(self, start: int, stop: int | None) -> Iterator[Batch]:
         in_flight: list[tuple[torch.cuda.Event, Making]] = []
         try:
             with self._stream(start, stop) as stream:
@@ -158,7 +174,8 @@ class Loader:
         if label is None:
             return None
         if label not in columns:
-            raise Mistake(f"label={label!r}: {self.beton.path} has none of that name{nearest(label, columns)}")
+            near = nearest(str(label), columns)
+            raise Mistake(f"label={label!r}: {self.beton.path} has none of that name{near}")
         return cast("np.ndarray[tuple[int], np.dtype[np.int64]]", columns[label])
 
     def _refuse_what_does_not_fit(self, shape: tuple[int, ...]) -> None:
@@ -166,13 +183,16 @@ class Loader:
         largest = int(np.argmax(b.width.astype(np.int64) * b.height))
         scratch = b.largest_picture_bytes + int(b.size.max())
         batch_bytes = int(np.prod(shape, dtype=np.int64))
+        if self.device.type == "cuda":  # PyTorch takes pinned memory in powers of two
+            batch_bytes = 1 << (batch_bytes - 1).bit_length()
         # One batch is with the consumer, one on its way there, `ahead` in the making.
         total = (self.ahead + 2) * batch_bytes + self.threads * scratch
         room = available_bytes()
         if total > room:
             raise Mistake(
                 f"the loader would hold {in_words(total)} and {in_words(room)} is free: "
-                f"{self.ahead} + 2 batches of {' × '.join(map(str, shape))} bytes, and {self.threads} threads × "
+                f"{self.ahead} + 2 batches of {' × '.join(map(str, shape))} bytes, "
+                f"which take {in_words(batch_bytes)} each, and {self.threads} threads × "
                 f"{in_words(scratch)} for {b.width[largest]} × {b.height[largest]} pixels ({b.name(largest)}): "
                 f"lower batch=, ahead= or threads=, or import with max_resolution="
             )
@@ -193,6 +213,18 @@ def chosen_backend(backend: Backend) -> Literal["ffcv", "torch"]:
         raise Mistake(f"backend=ffcv: {reason}: install it with make setup, or take backend=torch")
     warnings.warn(f"loading with backend=torch, several times slower than FFCV, because {reason}", stacklevel=3)
     return "torch"
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise Mistake(f"device={device!r}: expected cpu, cuda, or one GPU of several, such as cuda:1") from None
+    count = torch.cuda.device_count() if chosen.type == "cuda" else 0
+    if chosen.type == "cuda" and (chosen.index or 0) >= count:
+        usable = f"cuda:0 to cuda:{count - 1}" if count else "cpu, or cuda where there is a GPU and its driver"
+        raise Mistake(f"device={str(device)!r}: PyTorch finds {count} GPUs here: expected {usable}")
+    return chosen
 
 
 def spare_cores() -> int:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mim_ray.data.beton import Beton
+from mim_ray.data.stage import way_out
 from mim_ray.errors import Failure
 from mim_ray.transforms.crop import Windows
 
@@ -49,13 +50,22 @@ class NativeDecoder:
         from mim_ray.data.kernel import GOOD, UNREADABLE
 
         b = self._beton
+        torn = samples[~b.plausible[samples]]
+        if len(torn):
+            raise self._failure(int(torn[0]), "is not a sound picture")
         bad, problem = self._kernel(
             self._descriptor, self._jpeg, b.pointer, b.size, b.mode, b.height, b.width,
             samples, windows, self._packed, self._pixels, out,
         )  # fmt: skip
         if problem != GOOD:
             what = "cannot be read from disk" if problem == UNREADABLE else "is not a sound picture"
-            raise Failure(f"{b.path}: {b.name(int(samples[bad]))} {what}: run mim-ray data verify {b.path}")
+            raise self._failure(int(samples[bad]), what)
+
+    def _failure(self, sample: int, problem: str) -> Failure:
+        path = self._beton.path
+        return Failure(
+            f"{path}: {self._beton.name(sample)} {problem}: {way_out(path, f'run mim-ray data verify {path}')}"
+        )
 
 
 def sound_jpeg(data: bytes, width: int, height: int) -> bool:

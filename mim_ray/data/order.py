@@ -5,8 +5,11 @@ The stream is rounds of permutations of the set, laid end to end. Epoch e takes 
 is stored, so any step can be asked for again by any number of ranks.
 """
 
+import operator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +18,17 @@ from mim_ray.draws import Purpose, permutation
 from mim_ray.errors import Mistake
 
 Int64s = NDArray[np.int64]
+SEEDS = 1 << 63
+"""Seeds lie below: a draw's key has 64 bits, in which a negative seed would be the twin of a large one."""
+
+
+def require_whole(name: str, value: Any, least: int, below: int | None = None) -> None:
+    with suppress(TypeError):
+        number = operator.index(value)
+        if number >= least and (below is None or number < below):
+            return
+    wanted = f"of at least {least}" if below is None else f"from {least} to {below - 1}"
+    raise Mistake(f"{name}={value!r}: expected a whole number {wanted}")
 
 
 @dataclass(frozen=True)
@@ -30,10 +44,9 @@ class Order:
     """Whether the last, smaller batch of an epoch is taken (evaluation) or left (training)."""
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise Mistake(f"batch={self.batch}: expected at least 1")
-        if self.epoch_size < 1:
-            raise Mistake(f"samples_per_epoch={self.samples_per_epoch}: expected at least 1")
+        require_whole("batch", self.batch, 1)
+        require_whole("seed", self.seed, 0, SEEDS)
+        require_whole("samples_per_epoch", self.epoch_size, 1)
         if not self.keep_tail and self.epoch_size < self.batch:
             raise Mistake(
                 f"batch={self.batch} is larger than an epoch of {self.epoch_size} samples: lower batch= or "
@@ -70,9 +83,12 @@ class Order:
         rounds, offsets = np.divmod(positions, self.samples)
         if not self.shuffle:
             return offsets
+        numbers, which = np.unique(rounds, return_inverse=True)
+        if len(numbers) > 2:  # rounds smaller than a batch, made together; a large one is kept from step to step
+            return permutation(self.samples, Purpose.ORDER, self.seed, numbers[:, None])[which, offsets]
         found = np.empty_like(offsets)
-        for number in np.unique(rounds):
-            here = rounds == number
+        for at, number in enumerate(numbers):
+            here = which == at
             found[here] = _round(self.samples, self.seed, int(number))[offsets[here]]
         return found
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.Image import Transpose
 
-from mim_ray.data.beton import LARGEST_SIDE, Mode
+from mim_ray.data.beton import LARGEST_SIDE, PAGE, Mode
 from mim_ray.data.native import sound_jpeg
 
 Raw = bytes | NDArray[np.uint8] | NDArray[np.uint16] | Image.Image
@@ -46,19 +46,21 @@ class Encoded(NamedTuple):
 def encode(raw: Raw, *, max_resolution: int | None, quality: int, raw_pixels: bool, keep: bool) -> Encoded:
     limit = max_resolution or LARGEST_SIDE
     with open_picture(raw) as image:
-        original = raw if isinstance(raw, bytes) and keep and not raw_pixels else None
-        keepable = original is not None and _is_plain_jpeg(image) and max(image.size) <= limit
-        if image.format == "JPEG" and not keepable:
+        original = raw if isinstance(raw, bytes) and image.format in ("JPEG", "MPO") else None
+        whole = image.size
+        checkable = image.mode != "CMYK"  # which the other decoder does not turn into RGB
+        kept = keep and not raw_pixels and _is_plain_jpeg(image) and max(whole) <= limit
+        if image.format == "JPEG" and not kept:
             image.draft(None, (limit, limit))
         picture = shrunk(to_rgb(image), limit)
-    shape = picture.size
-    if keepable and original is not None and sound_jpeg(original, *shape):
-        return Encoded(Mode.JPEG, shape, original, True, _moments(picture))
-    if raw_pixels:
-        return Encoded(Mode.RAW, shape, picture.tobytes(), False, _moments(picture))
-    packed = io.BytesIO()
-    picture.save(packed, "JPEG", quality=quality)
-    return Encoded(Mode.JPEG, shape, packed.getvalue(), False, _moments(picture))
+    if original is not None and checkable and not sound_jpeg(original, *_eighth(whole)):
+        raise Unsound("is a damaged JPEG: some of its data is wrong or missing")
+    if original is not None and kept and len(original) <= PAGE:
+        return Encoded(Mode.JPEG, whole, original, True, _moments(picture))
+    mode, data = (Mode.RAW, picture.tobytes()) if raw_pixels else (Mode.JPEG, _jpeg(picture, quality))
+    if len(data) > PAGE:
+        raise Unsound(f"takes {len(data):,} bytes, and at most {PAGE:,} can be stored: lower max_resolution=")
+    return Encoded(mode, picture.size, data, False, _moments(picture))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -120,6 +122,18 @@ def _from_bytes_or_array(raw: bytes | NDArray[np.uint8] | NDArray[np.uint16]) ->
         except UnidentifiedImageError:
             raise Unsound("is not a picture of a known format") from None
     return Image.fromarray(raw[..., 0] if raw.ndim == 3 and raw.shape[2] == 1 else raw)
+
+
+def _eighth(size: tuple[int, int]) -> tuple[int, int]:
+    """As large as a JPEG is decoded fastest; every bit of it is read all the same."""
+    width, height = size
+    return -(-width // 8), -(-height // 8)
+
+
+def _jpeg(picture: Image.Image, quality: int) -> bytes:
+    packed = io.BytesIO()
+    picture.save(packed, "JPEG", quality=quality)
+    return packed.getvalue()
 
 
 def _is_plain_jpeg(image: Image.Image) -> bool:

@@ -1,17 +1,20 @@
 """Where a dataset lies on this node, ready to be read: a path, a URL, or a sample set made on the spot."""
 
 import hashlib
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from filelock import FileLock
 
 from mim_ray.data.importer import Import, import_set
 from mim_ray.data.sources import open_source
-from mim_ray.data.stage import Mode, stage, without_secrets
+from mim_ray.data.stage import Mode, cache_folder, stage, without_secrets
 from mim_ray.progress import progress
+
+MAKERS = ("mim_ray", "numpy", "pillow", "scikit-image", "scikit-learn")
+"""Whose versions decide the pixels of a sample set."""
 
 
 def local_beton(where: str | Path, mode: Mode = "auto") -> Path:
@@ -35,11 +38,19 @@ def _staged(text: str, mode: Mode) -> Path:
 
 
 def _sample_set(text: str) -> Path:
-    """Imported once per node and kept; what it holds is a function of its name alone."""
-    folder = Path(os.environ.get("MIM_RAY_CACHE") or "~/.cache/mim_ray").expanduser() / "samples"
+    """Imported once per node and kept; what it holds is a function of its name and of what makes it."""
+    folder = cache_folder("samples")
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.beton"
+    identity = "\n".join([text, *map(_installed, MAKERS)])
+    path = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.beton"
     with FileLock(f"{path}.lock"):
         if not path.exists():
             import_set(open_source(text), path, Import(max_resolution=None, quality=95))
     return path
+
+
+def _installed(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"no {package}"

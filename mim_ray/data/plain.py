@@ -1,15 +1,19 @@
-"""The same crops without FFCV: pictures decoded by Pillow, resized by two small matrix products in PyTorch."""
+"""The same crops without FFCV: pictures decoded by Pillow, resized in NumPy.
+
+Not in PyTorch, nor by a matrix product: each would start threads of its own under every one of the loader's.
+"""
 
 import io
+import math
 import os
-from functools import lru_cache
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL.JpegImagePlugin import JpegImageFile
 
 from mim_ray.data.beton import Beton, Mode
+from mim_ray.data.stage import way_out
 from mim_ray.errors import Failure
 from mim_ray.transforms.crop import Windows
 
@@ -33,9 +37,10 @@ class PlainDecoder:
         b = self._beton
         shape = int(b.height[sample]), int(b.width[sample]), 3
         data = os.pread(self._descriptor, int(b.size[sample]), int(b.pointer[sample]))
-        problem = None
         if len(data) != b.size[sample]:
             problem = "cannot be read from disk"
+        elif not b.plausible[sample]:
+            problem = "is not a sound picture"
         elif b.mode[sample] == Mode.RAW:
             return np.frombuffer(data, np.uint8).reshape(shape)
         else:
@@ -47,7 +52,9 @@ class PlainDecoder:
                 problem = f"is {picture.shape} where {shape} is recorded"
             except (OSError, SyntaxError, ValueError):
                 problem = "is not a sound picture"
-        raise Failure(f"{b.path}: {b.name(sample)} {problem}: run mim-ray data verify {b.path}")
+        raise Failure(
+            f"{b.path}: {b.name(sample)} {problem}: {way_out(b.path, f'run mim-ray data verify {b.path}')}"
+        )
 
 
 def resized(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -56,30 +63,34 @@ def resized(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.u
     if (h, w) == (height, width):
         return picture
     shrinks = height <= h and width <= w
-    rows, columns = _weights(h, height, shrinks), _weights(w, width, shrinks)
-    pixels = torch.from_numpy(picture.astype(np.float32)).permute(2, 0, 1)
-    result: NDArray[np.uint8] = (rows @ pixels @ columns.T).round_().byte().permute(1, 2, 0).numpy()
-    return result
+    rows = _along_first_axis(picture, height, shrinks)
+    columns = _along_first_axis(np.ascontiguousarray(rows.swapaxes(0, 1)), width, shrinks)
+    return np.rint(columns, out=columns).astype(np.uint8).swapaxes(0, 1)
 
 
-@lru_cache(maxsize=256)  # the sizes of windows of 256 pixels; of larger pictures it would fill the memory
-def _weights(source: int, target: int, shrinks: bool) -> torch.Tensor:
-    """(target, source): each output pixel's share of every input pixel along one axis."""
+def _along_first_axis(pixels: NDArray[Any], target: int, shrinks: bool) -> NDArray[np.float32]:
+    cells, shares = _weights(len(pixels), target, shrinks)
+    total = np.zeros((target, *pixels.shape[1:]), np.float32)
+    for cell, share in zip(cells.T, shares.T, strict=True):
+        total += pixels[cell] * share[:, None, None]
+    return total
+
+
+def _weights(source: int, target: int, shrinks: bool) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """For each output pixel along one axis: the input pixels it is made of, and each one's share."""
     inverse = target / source
     scale = 1 / inverse  # OpenCV's rounding, which decides where a pixel falls on a boundary
     at = np.arange(target)
-    weights = np.zeros((target, source), np.float32)
+    first = np.floor(at * scale).astype(np.int64)
     if shrinks:
         low, high = at * scale, (at + 1) * scale
-        cell = np.arange(source)
-        overlap = np.minimum(high[:, None], cell + 1) - np.maximum(low[:, None], cell)
-        weights[:] = np.clip(overlap, 0, None)
-        weights /= weights.sum(axis=1, keepdims=True)
+        cells = first[:, None] + np.arange(math.ceil(scale) + 1)
+        overlap = np.minimum(high[:, None], cells + 1) - np.maximum(low[:, None], cells)
+        shares = np.where(cells < source, np.clip(overlap, 0, None), 0)
+        shares /= shares.sum(axis=1, keepdims=True)
     else:
-        left = np.floor(at * scale).astype(int)
-        beyond = ((at + 1) - (left + 1) * inverse).astype(np.float32)
-        share = np.where(beyond <= 0, 0, beyond - np.floor(beyond))
-        left, share = np.minimum(left, source - 1), np.where(left < source - 1, share, 0)
-        weights[at, left] += 1 - share
-        weights[at, np.minimum(left + 1, source - 1)] += share
-    return torch.from_numpy(weights)
+        cells = first[:, None] + np.arange(2)
+        beyond = ((at + 1) - (first + 1) * inverse).astype(np.float32)
+        second = np.where((beyond <= 0) | (first >= source - 1), 0, beyond - np.floor(beyond))
+        shares = np.stack([1 - second, second], axis=1)
+    return np.minimum(cells, source - 1), shares.astype(np.float32)

@@ -16,7 +16,7 @@ from pydantic import PositiveInt as Count
 from pydantic import create_model
 
 from mim_ray.config import Spec, parse, resolve
-from mim_ray.data.source import Files, Integers, Labelled, Source, needed
+from mim_ray.data.source import Files, Integers, Labelled, Source, needed, refuse_split
 from mim_ray.errors import Mistake, nearest
 
 Reals = npt.NDArray[np.floating[Any]]
@@ -40,6 +40,8 @@ def open_sample(text: str, request: str, split: str) -> Source:
         raise Mistake(f"no sample {name!r}{nearest(name, SAMPLES)}")
     _, *parameters = inspect.signature(SAMPLES[name]).parameters.values()
     fields: dict[str, Any] = {each.name: (each.annotation, each.default) for each in parameters}
+    if "split" not in fields:
+        refuse_split(text, split)
     given = {"split": split} if "split" in fields else {}
     if words and not fields:
         raise Mistake(f"sample:{name} takes no arguments, got {words!r}")

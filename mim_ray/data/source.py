@@ -15,6 +15,7 @@ from mim_ray.errors import Failure, Mistake
 
 Integers = npt.NDArray[np.int64]
 Picture = bytes | npt.NDArray[Any] | Image
+LABEL_NAMES = ("label", "labels", "fine_label", "coarse_label", "target", "class", "cls")
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 
 
@@ -63,6 +64,8 @@ class Files(Labelled):
 def numbered(labels: Sequence[str], describe: Callable[[int], str]) -> tuple[tuple[str, ...], Integers]:
     """Classes and column of labels that are all numbers, all words, or all empty."""
     words = sorted(set(labels))
+    if all(word.isdecimal() for word in words):
+        words.sort(key=int)
     if words == [""]:
         return (), np.zeros((len(labels), 0), np.int64)
     if "" in words:
@@ -72,6 +75,12 @@ def numbered(labels: Sequence[str], describe: Callable[[int], str]) -> tuple[tup
         number = {word: int(word) for word in words}
         words = [str(index) for index in range(max(number.values()) + 1)]
     return tuple(words), np.array([[number[label]] for label in labels])
+
+
+def refuse_split(text: str, split: str) -> None:
+    """For a source of one part: any split but the one that is meant when none is named."""
+    if split != "train":
+        raise Mistake(f"split={split}: {text} has no splits: leave split= out")
 
 
 def needed(package: str) -> Any:

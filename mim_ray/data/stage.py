@@ -29,7 +29,8 @@ PATIENCE = 1.0  # seconds another process may hold a lock before we say that we 
 MOUNTS = Path("/proc/self/mountinfo")
 NETWORK = r"9p|afs|beegfs|ceph|cifs|fuse(\..+)?|glusterfs|gpfs|lustre|nfs4?|panfs|smb(3|fs)?|wekafs"
 VERSIONS = ("ETag", "etag", "Last-Modified", "LastModified", "last_modified", "mtime", "created")
-OURS = "[0-9a-f]" * 16 + "-*"  # a user may keep other files in the same folder
+HASH = "[0-9a-f]" * 16
+OURS = f"{HASH}-*"  # a user may keep other files in the same folder
 Mode = Literal["auto", "always", "never"]
 Progress = Callable[[int, int], None]
 
@@ -56,8 +57,20 @@ def stage(
         raise Mistake(
             f"{without_secrets(source)} is not on this machine and mode 'never' copies nothing: use mode 'auto'"
         )
-    folder = cache or Path(os.environ.get("MIM_RAY_CACHE") or "~/.cache/mim_ray/betons")
-    return hold(examine(source, fs, path), folder.expanduser().absolute(), limit_bytes, progress)
+    folder = (cache or cache_folder("betons")).expanduser().absolute()
+    return hold(examine(source, fs, path), folder, limit_bytes, progress)
+
+
+def cache_folder(what: Literal["betons", "samples"]) -> Path:
+    """Where this node keeps copies of betons, and betons of samples made on the spot."""
+    return Path(os.environ.get("MIM_RAY_CACHE") or "~/.cache/mim_ray").expanduser().absolute() / what
+
+
+def way_out(damaged: Path, otherwise: str) -> str:
+    """The last words about a damaged beton: one that we put into the cache can go."""
+    if damaged.match(f"{HASH}*") and damaged.parent in (cache_folder("betons"), cache_folder("samples")):
+        return f"it is a staged copy: remove {damaged} and load again"
+    return otherwise
 
 
 @contextmanager

@@ -88,6 +88,7 @@ class Stream:
         self._making: deque[Making] = deque()
         self._threads: list[threading.Thread] = []
         self.waited_seconds = 0.0
+        self._closed = False
         atexit.register(self.close)  # a thread in native code must not outlive the interpreter
         try:
             for i in range(threads):
@@ -119,6 +120,9 @@ class Stream:
 
     def close(self) -> None:
         """Ends the threads; returns when they are gone, or are stuck."""
+        if self._closed:  # at the interpreter's end, perhaps: then not even `threading` is left to ask
+            return
+        self._closed = True
         self._abandon()
         if threading.current_thread() not in self._threads:  # in which the garbage collector may find us
             until = time.monotonic() + self._stall_seconds

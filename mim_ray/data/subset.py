@@ -92,5 +92,12 @@ def _apportioned(fraction: float, sizes: dict[int, int]) -> dict[int, int]:
 
 def _class_number(name: str, classes: tuple[str, ...]) -> int:
     if name not in classes:
-        raise Mistake(f"one_class={name}: no class of that name{nearest(name, classes)}")
+        raise Mistake(f"one_class={name}: no class of that name{_choices(name, classes)}")
     return classes.index(name)
+
+
+def _choices(name: str, classes: tuple[str, ...]) -> str:
+    """Of two numbers neither is a slip of the pen for the other."""
+    if not name.isdecimal():
+        return nearest(name, classes)
+    return f": choose from {', '.join(classes[:20])}{', …' * (len(classes) > 20)}"

@@ -1,60 +1,90 @@
-"""Vision transformers that look at the shown patches only."""
+"""Vision transformers: a hidden patch is dropped, or a token takes its place or is added to it at a block."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from mim_ray.blocks import EPSILON, Block, patchified, sincos, start_weights, taken
 from mim_ray.config import Spec
 from mim_ray.errors import Mistake
-from mim_ray.views import Tokens, View
+from mim_ray.views import Grid, Tokens, View
 
 
 class Shape(NamedTuple):
     width: int
     depth: int
     heads: int
+    middle: int
+    """After which block A²MIM adds its token: as published for small and base, about two thirds elsewhere."""
 
 
 SHAPES = {
-    "micro": Shape(128, 6, 4),
-    "tiny": Shape(192, 12, 3),
-    "small": Shape(384, 12, 6),
-    "base": Shape(768, 12, 12),
-    "large": Shape(1024, 24, 16),
-    "huge": Shape(1280, 32, 16),
+    "micro": Shape(128, 6, 4, 3),
+    "tiny": Shape(192, 12, 3, 5),
+    "small": Shape(384, 12, 6, 5),
+    "base": Shape(768, 12, 12, 8),
+    "large": Shape(1024, 24, 16, 16),
+    "huge": Shape(1280, 32, 16, 21),
 }
-Size = Literal["micro", "tiny", "small", "base", "large", "huge"]
 
 
 class ViT(Spec):
-    size: Size = Field("base", description="micro is for 32-pixel pictures with patch=4")
+    kind: Literal["vit"] = "vit"
+    size: Literal["micro", "tiny", "small", "base", "large", "huge"] = Field(
+        "base", description="micro is for 32-pixel pictures with patch=4"
+    )
     patch: PositiveInt = Field(16, description="side of a patch, in pixels")
     channels: PositiveInt = 3
+    hidden: Literal["drop", "replace", "add"] = Field(
+        "drop", description="hidden patches are left out, or a learned token replaces them or is added to them"
+    )
+    at: int | None = Field(
+        None, ge=0, description="after how many blocks the token enters; none: 0 to replace, the middle to add"
+    )
+    freeze_patches: bool = Field(False, description="keep the patch embedding as it is drawn")
 
-    def grid(self, image: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of patches."""
+    @model_validator(mode="after")
+    def _token_has_a_place(self) -> "ViT":
+        depth = SHAPES[self.size].depth
+        if self.at is not None and self.hidden == "drop":
+            raise ValueError(f"at={self.at}: dropped patches have no token: expected hidden=replace or hidden=add")
+        if self.at is not None and self.at > depth:
+            raise ValueError(f"at={self.at}: a {self.size} ViT has {depth} blocks: expected 0 to {depth}")
+        return self
+
+    @property
+    def entry(self) -> int:
+        if self.at is not None:
+            return self.at
+        return SHAPES[self.size].middle if self.hidden == "add" else 0
+
+    def grid(self, image: tuple[int, int]) -> Grid:
         if any(side % self.patch for side in image):
-            raise Mistake(
-                f"method.encoder.patch={self.patch}: pictures of {image[0]} × {image[1]} are not whole patches"
-            )
-        return image[0] // self.patch, image[1] // self.patch
+            raise Mistake(f"patch={self.patch}: pictures of {image[0]} × {image[1]} are not whole patches")
+        return Grid(image[0] // self.patch, image[1] // self.patch, self.patch)
 
-    def build(self, image: tuple[int, int]) -> "VisionTransformer":
-        return VisionTransformer(self, self.grid(image))
+    def fits(self, image: tuple[int, int], hides: bool) -> None:
+        """Refuses pictures that are not whole patches."""
+        self.grid(image)
+
+    def build(self, image: tuple[int, int], *, hides: bool, pooled: bool) -> "VisionTransformer":
+        return VisionTransformer(self, self.grid(image), hides)
 
 
 class VisionTransformer(nn.Module):
-    """Class token, fixed positions, blocks, and a norm at the end."""
+    """Class token, fixed positions, blocks, and a norm at the end; the weights are named as timm's."""
 
     pos_embed: Tensor
 
-    def __init__(self, spec: ViT, grid: tuple[int, int]) -> None:
+    def __init__(self, spec: ViT, grid: Grid, hides: bool) -> None:
         super().__init__()
         shape = SHAPES[spec.size]
-        self.patch, self.grid, self.width = spec.patch, grid, shape.width
+        self.grid = self.cells = grid
+        self.width, self.hidden, self.entry = shape.width, spec.hidden, spec.entry
         self.patch_embed = nn.Linear(spec.patch**2 * spec.channels, shape.width)
         self.cls_token = nn.Parameter(torch.empty(1, 1, shape.width))
         self.register_buffer("pos_embed", sincos(shape.width, grid)[None])
@@ -62,16 +92,53 @@ class VisionTransformer(nn.Module):
         self.norm = nn.LayerNorm(shape.width, EPSILON)
         start_weights(self)
         nn.init.normal_(self.cls_token, std=0.02)
+        self.patch_embed.requires_grad_(not spec.freeze_patches)
+        if hides and spec.hidden != "drop":
+            self.mask_token = nn.Parameter(torch.zeros(1, 1, shape.width))
+            nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, view: View) -> Tokens:
-        patches = patchified(view.pixels, self.patch)
-        positions = self.pos_embed[:, 1:].expand(len(patches), -1, -1)
-        kept = None if view.hiding is None else view.hiding.kept
-        if kept is not None:
-            patches, positions = taken(patches, kept), taken(positions, kept)
+        return self.encode([view])[0]
+
+    def encode(self, views: Sequence[View]) -> list[Tokens]:
+        """All views in one pass: their sequences lie end to end, and only attention tells them apart."""
+        sequences = [self._embedded(view) for view in views]
+        lengths = [sequence.shape[1] for sequence in sequences]
+        x = torch.cat(sequences, dim=1) if len(sequences) > 1 else sequences[0]
+        for number, block in enumerate(self.blocks):
+            x = block(self._marked(x, views, number), lengths)
+        x = self.norm(self._marked(x, views, len(self.blocks)))
+        return [
+            Tokens(part[:, 1:], part[:, 0], view.hiding.kept if view.hiding and self.hidden == "drop" else None)
+            for part, view in zip(x.split(lengths, dim=1), views, strict=True)
+        ]
+
+    def resampled(self, positions: Tensor) -> Tensor:
+        """Position embeddings of another picture size, for this one."""
+        if positions.shape == self.pos_embed.shape:
+            return positions
+        grid = [self.grid.rows, self.grid.columns]
+        return resample_abs_pos_embed(positions, grid, num_prefix_tokens=1)  # type: ignore[no-any-return]
+
+    def _embedded(self, view: View) -> Tensor:
+        patches, positions = patchified(view.pixels, self.grid.patch), self.pos_embed[:, 1:]
+        if view.hiding is not None and self.hidden == "drop":
+            patches = taken(patches, view.hiding.kept)
+            positions = taken(positions.expand(len(patches), -1, -1), view.hiding.kept)
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
-        x = torch.cat([first, self.patch_embed(patches) + positions], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        x = self.norm(x)
-        return Tokens(x[:, 1:], x[:, 0], kept)
+        return torch.cat([first, self.patch_embed(patches) + positions], dim=1)
+
+    def _marked(self, x: Tensor, views: Sequence[View], number: int) -> Tensor:
+        """The token in the places of the hidden patches, if it enters before this block."""
+        if self.hidden == "drop" or number != self.entry or all(view.hiding is None for view in views):
+            return x
+        nowhere = x.new_zeros(len(x), self.grid.patches + 1, dtype=torch.bool)
+        hidden = [
+            nowhere if view.hiding is None else torch.cat([nowhere[:, :1], view.hiding.mask], dim=1)
+            for view in views
+        ]
+        mask = torch.cat(hidden, dim=1)[..., None]
+        if self.hidden == "add":
+            return x + self.mask_token * mask
+        token = (self.mask_token + self.pos_embed).repeat(1, len(views), 1).to(x.dtype)
+        return torch.where(mask, token, x)

@@ -1,80 +1,94 @@
-"""M for methods that paint: a head predicts what the first view hides, compared with the pixels."""
+"""M for methods that paint: a head predicts what the first view hides, compared with the second view's pixels."""
 
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
-from mim_ray.blocks import EPSILON, Block, patchified, sincos, start_weights, taken
+from mim_ray.blocks import patchified, picture, single_precision, taken
 from mim_ray.config import Spec
-from mim_ray.errors import Mistake
-from mim_ray.views import Measured, Tokens, View
-
-
-class Decoder(Spec):
-    """MAE's transformer decoder."""
-
-    width: PositiveInt = 512
-    depth: PositiveInt = 8
-    heads: PositiveInt = 16
+from mim_ray.measures.fourier import Fourier
+from mim_ray.measures.heads import Decoder, Head
+from mim_ray.views import Given, Measured, Tokens, View
 
 
 class Reconstruct(Spec):
-    """The mean squared error over the patches that the first view hides."""
+    """The error over the patches that the first view hides and the second shows; all, where none is hidden."""
 
     kind: Literal["reconstruct"] = "reconstruct"
-    head: Decoder = Decoder()
+    head: Head = Decoder()
+    error: Literal["l2", "l1", "focal_l1"] = "l2"
     normalise: bool = Field(True, description="compare with patches of mean 0 and variance 1")
+    fourier: Fourier | None = None
 
-    def build(self, width: int, patch: int, channels: int, grid: tuple[int, int]) -> "Reconstruction":
-        return Reconstruction(self, width, patch, channels, grid)
+    @property
+    def uses_pooled(self) -> bool:
+        return False
+
+    def projection(self, given: Given) -> nn.Module:
+        return nn.Identity()
+
+    def build(self, given: Given) -> "Reconstruction":
+        return Reconstruction(self, given)
 
 
 class Reconstruction(nn.Module):
-    def __init__(self, spec: Reconstruct, width: int, patch: int, channels: int, grid: tuple[int, int]) -> None:
+    def __init__(self, spec: Reconstruct, given: Given) -> None:
         super().__init__()
-        self.patch, self.normalise = patch, spec.normalise
-        self.decoder = TransformerDecoder(spec.head, width, patch * patch * channels, grid)
+        self.grid, self.error, self.fourier = given.grid, spec.error, spec.fourier
+        self.normalise = spec.normalise
+        self.head = spec.head.build(given, hides=given.hides[0])
 
-    def forward(self, seen: Tokens, shown: View) -> Measured:
-        if shown.hiding is None or not shown.hiding.hidden.shape[1]:
-            raise Mistake("method.t1.mask: reconstruct needs hidden patches: raise its ratio")
-        hidden = shown.hiding.hidden
-        predicted = self.decoder(seen, hidden).float()
-        wanted = taken(patchified(shown.pixels, self.patch), hidden).float()
-        if self.normalise:
-            wanted = patch_normalised(wanted)
-        loss = (predicted - wanted).square().mean()
-        return Measured(loss, {"reconstruction": loss.detach()})
+    def forward(self, seen: Tokens, other: None, a: View, b: View) -> Measured:
+        wanted = a.hiding.hidden if a.hiding else None
+        everything = self.fourier is not None
+        painted = self.head([seen], None if everything else wanted)[0]
+        with single_precision(painted):
+            painted = painted.float()
+            patches = target(b, self.grid.patch, None if everything else wanted, self.normalise)
+            hidden = taken(painted, wanted) if everything and wanted is not None else painted
+            true = taken(patches, wanted) if everything and wanted is not None else patches
+            error = mean_over_scored(distance(hidden - true, self.error), a, b)
+            parts = {"reconstruction": error.detach()}
+            if self.fourier is None:
+                return Measured(error, parts)
+            loss = self.fourier.loss(
+                picture(painted, self.grid), picture(patches, self.grid), self._scored_pixels(a, b, painted)
+            )
+        return Measured(error + self.fourier.weight * loss, parts | {"fourier": loss.detach()})
+
+    def _scored_pixels(self, a: View, b: View, painted: Tensor) -> Tensor:
+        scored = torch.ones(painted.shape[:2], dtype=torch.bool, device=painted.device)
+        if a.hiding is not None:
+            scored = a.hiding.mask
+        if a.hiding is not None and b.hiding is not None:
+            scored = scored & ~b.hiding.mask
+        return picture(scored[..., None].expand(-1, -1, self.grid.patch**2), self.grid)
 
 
-class TransformerDecoder(nn.Module):
-    """Predicts the hidden patches from the shown ones and a mask token in each hidden place."""
+def target(view: View, patch: int, wanted: Tensor | None, normalise: bool) -> Tensor:
+    """(B, W, pixels of a patch) in single precision."""
+    patches = patchified(view.pixels, patch)
+    patches = (patches if wanted is None else taken(patches, wanted)).float()
+    return patch_normalised(patches) if normalise else patches
 
-    positions: Tensor
 
-    def __init__(self, spec: Decoder, width: int, outputs: int, grid: tuple[int, int]) -> None:
-        super().__init__()
-        self.embed = nn.Linear(width, spec.width)
-        self.mask_token = nn.Parameter(torch.empty(1, 1, spec.width))
-        self.register_buffer("positions", sincos(spec.width, grid)[None])
-        self.blocks = nn.ModuleList(Block(spec.width, spec.heads) for _ in range(spec.depth))
-        self.norm = nn.LayerNorm(spec.width, EPSILON)
-        self.predict = nn.Linear(spec.width, outputs)
-        start_weights(self)
-        nn.init.normal_(self.mask_token, std=0.02)
+def distance(difference: Tensor, error: Literal["l2", "l1", "focal_l1"]) -> Tensor:
+    """(B, W, pixels) → (B, W)."""
+    if error == "l2":
+        return difference.square().mean(2)
+    if error == "l1":
+        return difference.abs().mean(2)
+    return (difference.abs() * (2 * torch.sigmoid(0.2 * difference.abs()) - 1)).mean(2)
 
-    def forward(self, seen: Tokens, hidden: Tensor) -> Tensor:
-        """(B, hidden patches, outputs). Attention has no order, so the hidden ones simply come last."""
-        assert seen.kept is not None
-        x = self.embed(torch.cat([seen.pooled[:, None], seen.patches], dim=1))
-        places = self.positions[:, 1:].expand(len(x), -1, -1)
-        shown = x + torch.cat([self.positions[:, :1].expand(len(x), -1, -1), taken(places, seen.kept)], dim=1)
-        x = torch.cat([shown, self.mask_token + taken(places, hidden)], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.predict(self.norm(x[:, -hidden.shape[1] :]))  # type: ignore[no-any-return]
+
+def mean_over_scored(errors: Tensor, a: View, b: View) -> Tensor:
+    """(B, W) errors of a's hidden patches → the mean of each image over those that b shows, then over images."""
+    if a.hiding is None or b.hiding is None:
+        return errors.mean()
+    scored = ~b.hiding.mask.gather(1, a.hiding.hidden)
+    return ((errors * scored).sum(1) / scored.sum(1).clamp(min=1)).mean()
 
 
 def patch_normalised(patches: Tensor) -> Tensor:

@@ -4,15 +4,41 @@ from collections.abc import Callable, Mapping
 
 from mim_ray.config import resolve
 from mim_ray.errors import Mistake, nearest
-from mim_ray.methods.mae import mae
+from mim_ray.methods import a2mim, byol, cmae, mae, mocov3, rmae, simmim, supervised
+from mim_ray.methods.sizes import encoder_overrides
 from mim_ray.run import Run
 
-METHODS: dict[str, Callable[[], Run]] = {"mae": mae}
+METHODS: dict[str, Callable[[], Run]] = {
+    "mae": mae.mae,
+    "mae_jitter_whole": mae.mae_jitter_whole,
+    "mae_jitter_visible": mae.mae_jitter_visible,
+    "rmae": rmae.rmae,
+    "rmae_25": rmae.rmae_25,
+    "rmae_0": rmae.rmae_0,
+    "cmae": cmae.cmae,
+    "cmae_no_mask_token": cmae.cmae_no_mask_token,
+    "cmae_byol": cmae.cmae_byol,
+    "cmae_byol_no_mask_token": cmae.cmae_byol_no_mask_token,
+    "cmae_class": cmae.cmae_class,
+    "cmae_mean": cmae.cmae_mean,
+    "cmae_token_class": cmae.cmae_token_class,
+    "simmim": simmim.simmim,
+    "simmim_r50": simmim.simmim_r50,
+    "a2mim": a2mim.a2mim,
+    "a2mim_r50": a2mim.a2mim_r50,
+    "a2mim_code": a2mim.a2mim_code,
+    "a2mim_r50_code": a2mim.a2mim_r50_code,
+    "mocov3": mocov3.mocov3,
+    "mocov3_r50": mocov3.mocov3_r50,
+    "byol": byol.byol,
+    "supervised": supervised.supervised,
+}
 
 
 def resolved(method: str, overrides: Mapping[str, object]) -> Run:
-    """The published settings of a method with a user's changes. `encoder=SIZE` is short for its size."""
+    """The published settings of a method with a user's changes. `encoder=WORD` names an encoder in short."""
     if method not in METHODS:
         raise Mistake(f"no method {method!r}{nearest(method, METHODS)}")
-    words = {("method.encoder.size" if path == "encoder" else path): to for path, to in overrides.items()}
-    return resolve(METHODS[method](), words)
+    run, changes = METHODS[method](), dict(overrides)
+    word = changes.pop("encoder", None)
+    return resolve(run, (encoder_overrides(str(word), run) if word is not None else {}) | changes)

@@ -1,12 +1,26 @@
 """What a command measured, kept in MLflow as well as printed."""
 
 import os
+import re
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-DEFAULT_URI = "sqlite:///mlflow.db"
+DATABASE = "mlflow.db"
+DEFAULT_URI = f"sqlite:///{DATABASE}"
 EXPERIMENT = "mim_ray"
+QUIET_AND_SOON = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+
+
+def in_use() -> bool:
+    """Whether MLflow has been set up here, by its variable or by an earlier result in this folder."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or Path(DATABASE).exists()
 
 
 def keep_result(
@@ -17,14 +31,14 @@ def keep_result(
     documents: Mapping[str, dict[str, Any]],
 ) -> str | None:
     """A finished MLflow run with the numbers and the whole result; None, with a notice, where that cannot be."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name, value in QUIET_AND_SOON.items():
+        os.environ.setdefault(name, value)
     try:
         import mlflow
-        from mlflow.exceptions import MlflowException
     except ImportError:
         warnings.warn("MLflow is not installed: this result is printed only", stacklevel=2)
         return None
-    uri = os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_URI)
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
     try:
         mlflow.set_tracking_uri(uri)
         mlflow.set_experiment(EXPERIMENT)
@@ -34,7 +48,12 @@ def keep_result(
             for name, document in documents.items():
                 mlflow.log_dict(document, name)
             return str(run.info.run_id)
-    except (MlflowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # whatever it is, the result is already printed
+        reason = _without_secrets(" ".join(str(error).split()))[:200]
         warnings.warn(f"MLflow cannot be reached: this result is printed only ({reason})", stacklevel=2)
         return None
+
+
+def _without_secrets(text: str) -> str:
+    """Without user and password, and without queries, which may hold a token."""
+    return re.sub(r"(?<=//)\S*@|\?\S*", "", text)

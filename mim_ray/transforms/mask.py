@@ -3,50 +3,66 @@
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from mim_ray.config import Spec
+from mim_ray.draws import Purpose
 from mim_ray.errors import Mistake
-from mim_ray.views import Hiding
-
-HIDE = 0x4D41534B
-"""Sets the keys of masks apart from those of any other draw."""
+from mim_ray.transforms.keyed import keys, mixed
+from mim_ray.views import Grid, Hiding
 
 
 class RandomMask(Spec):
-    """Hides `ratio` of the patches, drawn for every picture by itself."""
+    """Hides `ratio` of the blocks, drawn for every picture by itself."""
 
     kind: Literal["random"] = "random"
-    ratio: float = Field(0.75, ge=0, lt=1, description="share of the patches that is hidden")
+    ratio: float = Field(0.75, ge=0, lt=1, description="share that is hidden; rounded so that no more is shown")
+    block: PositiveInt | None = Field(None, description="side in pixels of what is hidden as one; none: a patch")
 
-    def hiding(self, patches: int, position: Tensor, seed: int, view: int, partner: Hiding | None) -> Hiding:
-        shown = int(patches * (1 - self.ratio))
+    def hiding(self, grid: Grid, position: Tensor, seed: int, view: int, partner: Hiding | None) -> Hiding | None:
+        blocks, shown = self.count(grid)
+        if shown == blocks:
+            return None
+        key = keys(Purpose.MASK, seed, view, position)
+        order = mixed(key[:, None] ^ mixed(torch.arange(blocks, device=position.device))).argsort(dim=1)
+        members = self._members(grid, position.device)
+        return Hiding(members[order].flatten(1) if members.shape[1] > 1 else order, shown * members.shape[1])
+
+    def count(self, grid: Grid) -> tuple[int, int]:
+        """How many blocks there are and how many are shown; refuses what cannot be."""
+        side = self.block or grid.patch
+        if side % grid.patch:
+            raise Mistake(f"block={side}: expected a multiple of the patch, which has {grid.patch} pixels")
+        scale = side // grid.patch
+        if grid.rows % scale or grid.columns % scale:
+            height, width = grid.rows * grid.patch, grid.columns * grid.patch
+            raise Mistake(f"block={side}: pictures of {height} × {width} are not whole blocks")
+        blocks = grid.patches // scale**2
+        shown = int(blocks * (1 - self.ratio) + 1e-9)
         if not shown:
-            raise Mistake(f"mask.ratio={self.ratio}: hides all of {patches} patches: lower it")
-        numbers = torch.arange(patches, device=position.device)
-        keys = _mixed(_mixed(_mixed(_mixed(position[:, None] ^ HIDE) ^ seed) ^ view) ^ numbers)
-        order = keys.argsort(dim=1)
-        return Hiding(torch.cat([order[:, :shown].sort(1)[0], order[:, shown:].sort(1)[0]], dim=1), shown)
+            raise Mistake(
+                f"ratio={self.ratio}: hides all of {blocks} blocks: expected at most {1 - 1 / blocks:.6g}"
+            )
+        return blocks, shown
+
+    def _members(self, grid: Grid, device: torch.device) -> Tensor:
+        """(blocks, patches of a block) patch numbers."""
+        scale = (self.block or grid.patch) // grid.patch
+        numbers = torch.arange(grid.patches, device=device)
+        blocks = numbers.view(grid.rows // scale, scale, grid.columns // scale, scale).permute(0, 2, 1, 3)
+        return blocks.reshape(-1, scale**2)
 
 
 class ComplementMask(Spec):
-    """Hides exactly what the partner shows, and shows exactly what it hides."""
+    """Hides exactly what the partner shows, and shows exactly what it hides; all, where that is all."""
 
     kind: Literal["complement"] = "complement"
 
-    def hiding(self, patches: int, position: Tensor, seed: int, view: int, partner: Hiding | None) -> Hiding:
-        if partner is None or partner.shown == patches:
-            raise Mistake("mask=complement: the first view hides nothing, so its complement would be empty")
-        return Hiding(partner.order.roll(-partner.shown, dims=1), patches - partner.shown)
+    def hiding(self, grid: Grid, position: Tensor, seed: int, view: int, partner: Hiding | None) -> Hiding | None:
+        if partner is None:
+            return None
+        return Hiding(partner.order.roll(-partner.shown, dims=1), grid.patches - partner.shown)
 
 
 Mask = Annotated[RandomMask | ComplementMask, Field(discriminator="kind")]
-
-
-def _mixed(x: Tensor) -> Tensor:
-    """splitmix64 in two's complement, without leaving the device."""
-    x = x + (0x9E3779B97F4A7C15 - (1 << 64))
-    x = (x ^ (x >> 30 & (1 << 34) - 1)) * (0xBF58476D1CE4E5B9 - (1 << 64))
-    x = (x ^ (x >> 27 & (1 << 37) - 1)) * (0x94D049BB133111EB - (1 << 64))
-    return x ^ (x >> 31 & (1 << 33) - 1)

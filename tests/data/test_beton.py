@@ -15,6 +15,7 @@ from PIL import Image
 
 from mim_ray.data import beton as format_
 from mim_ray.data.beton import Beton, BetonWriter, Mode
+from mim_ray.data.pools import part_of
 from mim_ray.data.verify import verify
 from mim_ray.errors import Failure, Mistake
 
@@ -115,11 +116,16 @@ def test_what_killed_writers_left_is_removed_and_what_living_ones_write_is_not(
 ) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    (tmp_path / f".set.beton.{gone.pid}.part").touch()
-    (tmp_path / f".other.beton.{gone.pid}.part").touch()
-    (tmp_path / f".set.beton.{os.getppid()}.part").touch()
+    part_of(tmp_path / "set.beton", gone.pid).touch()
+    kept = [
+        part_of(tmp_path / "other.beton", gone.pid),
+        part_of(tmp_path / "set.beton", os.getppid()),
+        tmp_path / f".set.beton.another-machine.{gone.pid}.part",
+    ]
+    for part in kept:
+        part.touch()
     written()
-    assert parts(tmp_path) == sorted([f".other.beton.{gone.pid}.part", f".set.beton.{os.getppid()}.part"])
+    assert parts(tmp_path) == sorted(part.name for part in kept)
 
 
 @pytest.fixture
@@ -183,8 +189,13 @@ def test_a_wrong_magic_is_a_mistake(tmp_path: Path, data: bytes, message: str) -
 def test_a_file_that_is_missing_or_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(Mistake, match=r"no file .*x.beton: make one with mim-ray data import SOURCE"):
         Beton.open(tmp_path / "x.beton")
-    with pytest.raises(Failure, match="cannot be read: Is a directory"):
+    with pytest.raises(
+        Mistake, match=f"{tmp_path} is a folder: make a beton with mim-ray data import {tmp_path} FILE"
+    ):
         Beton.open(tmp_path)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(Failure, match="loop cannot be read: Too many levels of symbolic links"):
+        Beton.open(tmp_path / "loop")
 
 
 def patched(path: Path, at: int, data: bytes) -> Path:
@@ -205,6 +216,20 @@ def test_headers_that_promise_what_is_not_there(written: Writer) -> None:
         Beton.open(patched(written(), format_.HEADER.itemsize, b"\xff"))
     with pytest.raises(Mistake, match="holds no picture"):
         Beton.open(patched(written(), format_.HEADER.itemsize, bytes([format_.INTEGER])))
+
+
+def test_an_allocation_that_ends_beyond_all_numbers_is_seen(written: Writer) -> None:
+    whole = written()
+    size = (2**64 - PAGE).to_bytes(8, "little")  # with the first picture's pointer it sums up to 0
+    with pytest.raises(Failure, match=r"set.beton is damaged: no bytes are recorded for sample 0"):
+        Beton.open(patched(whole, Beton.open(whole).proof_end + 16, size))
+
+
+def test_a_row_is_plausible_with_pixels_that_fill_its_bytes(written: Writer) -> None:
+    rows = format_.HEADER.itemsize + 3 * format_.FIELD.itemsize
+    for sample, at, wrong in ((4, 1, b"\x29"), (3, 3, b"\0"), (3, 0, b"\x01"), (3, 0, b"\x02")):
+        beton = Beton.open(patched(written(), rows + 32 * sample + at, wrong))
+        assert np.flatnonzero(~beton.plausible).tolist() == [sample]
 
 
 # FFCV

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,10 +21,11 @@ import pytest
 from PIL import Image
 
 from mim_ray.config import parse, resolve
-from mim_ray.data import importer
+from mim_ray.data import importer, native
 from mim_ray.data.beton import Beton, Mode
 from mim_ray.data.card import Card
 from mim_ray.data.importer import Import, import_set
+from mim_ray.data.pools import part_of
 from mim_ray.data.source import Labelled
 from mim_ray.data.sources import open_source
 from mim_ray.data.verify import verify
@@ -146,10 +148,11 @@ def test_a_picture_30_000_pixels_wide_is_made_smaller_or_refused_in_one_line(tmp
     Image.new("RGB", (30_000, 200)).save(tmp_path / "wide" / "panorama.png")
     assert imported(tmp_path / "wide", out).width == (400, 400, 400)
     assert imported(tmp_path / "wide", out, max_resolution=None).width == (30_000, 30_000, 30_000)
-    with pytest.raises(
-        Mistake, match=r"panorama.png: 18,000,000 bytes do not fit a page .*: lower max_resolution="
-    ):
+    with pytest.raises(Failure, match=r"panorama.png takes 18,000,000 bytes, .*: lower max_resolution=\)"):
         imported(tmp_path / "wide", out, max_resolution=None, format="raw")
+    Image.new("RGB", (8, 8)).save(tmp_path / "wide" / "small.png")
+    card = imported(tmp_path / "wide", out, max_resolution=None, format="raw")
+    assert (names(out), [name for name, _ in card.skipped]) == (["small.png"], ["panorama.png"])
 
 
 def test_names_that_are_no_unicode_are_shown_escaped(folder_of: FolderMaker, out: Path) -> None:
@@ -264,6 +267,19 @@ def test_unusable_images_are_named_and_left_out(folder_of: FolderMaker, out: Pat
         assert expected[name] in reason or name == "cat/001.jpg"
 
 
+@pytest.mark.skipif(native.missing() is not None, reason="FFCV is not installed")
+def test_a_jpeg_with_a_hole_is_named_and_left_out(folder_of: FolderMaker, out: Path, packed: Packer) -> None:
+    folder = folder_of(cat=3)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8))
+    whole = packed(noise)
+    (folder / "cat" / "001.jpg").write_bytes(whole[:9000] + bytes(2000) + whole[11_000:])
+    reason = "is a damaged JPEG: some of its data is wrong or missing"
+    for options in ({}, {"keep": False}, {"format": "raw"}, {"max_resolution": 100}):
+        assert imported(folder, out, **options).skipped == (("cat/001.jpg", reason),)
+    with pytest.raises(Failure, match=f"^cat/001.jpg {reason}: nothing was written"):
+        imported(folder, out, strict=True)
+
+
 def test_strict_fails_at_the_first_and_writes_nothing(folder_of: FolderMaker, out: Path) -> None:
     folder = folder_of(cat=8)
     (folder / "cat" / "005.jpg").write_bytes(b"")
@@ -317,6 +333,64 @@ def test_a_place_that_cannot_be_written_is_refused_first(folder_of: FolderMaker,
 def test_options_are_refused_in_words(override: str, message: str) -> None:
     with pytest.raises(Mistake, match=message):
         resolve(Import(), parse([override]))
+
+
+def test_nothing_but_a_beton_is_overwritten(folder_of: FolderMaker, tmp_path: Path) -> None:
+    folder = folder_of(cat=1)
+    listed, other, empty, link = (tmp_path / name for name in ("all.csv", "notes.txt", "empty", "link.csv"))
+    listed.write_text("photos/cat/000.jpg,1\n")
+    other.write_text("\x02\0notes")
+    empty.touch()
+    link.symlink_to(listed)
+    for path in (listed, link, tmp_path / "photos" / ".." / "all.csv"):
+        with pytest.raises(Mistake, match=f"^{path} is the source itself: name another file for the beton$"):
+            imported(listed, path)
+    for path in (other, empty, folder / "cat" / "000.jpg"):
+        before = path.read_bytes()
+        with pytest.raises(Mistake, match=f"^{path} exists and is not a beton: name another file, or remove it"):
+            imported(listed, path)
+        assert path.read_bytes() == before
+    for _ in range(2):
+        assert imported(listed, tmp_path / "out.beton").samples == 1
+
+
+# Scripts
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "print(mim_ray.import_set(mim_ray.open_source('sample:shapes:n=40'), out, workers).samples)",
+        "print(next(mim_ray.Loader('sample:shapes:n=40', batch=40, crop=crop).batches()).crops[0].shape[0])",
+    ],
+    ids=["import", "loader"],
+)
+def test_a_script_without_a_guard_is_run_once(tmp_path: Path, lines: str) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import mim_ray, os, pathlib\n"
+        "print('begun', flush=True)\n"
+        "os.sched_getaffinity = lambda _: {0, 1}\n"
+        "out, workers = pathlib.Path('x.beton'), mim_ray.Import(workers=2)\n"
+        "crop = mim_ray.RandomCrop(size=(32, 32))\n" + lines
+    )
+    cache = os.environ | {"MIM_RAY_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=120, cwd=tmp_path, env=cache, check=False
+    )
+    assert (done.stdout, done.returncode) == ("begun\n40\n", 0), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_source_of_the_script_itself_is_imported_by_the_script_alone(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Deadly("mine", ("only",), np.zeros((3, 1), np.int64), ["a", "b", "c"])
+    monkeypatch.setattr(Deadly, "__module__", "__main__")
+    message = r"^Deadly is defined in the script itself: move it to a module, or import with workers=1$"
+    with pytest.raises(Mistake, match=message):
+        import_set(source, out, Import(workers=2))
+    assert import_set(source, out, Import(workers=1)).samples == 3
 
 
 # Interruptions
@@ -399,7 +473,7 @@ def begun(source: Path, out: Path, workers: int) -> subprocess.Popen[str]:
     """An import under way in a process group of its own, some bytes already on disk."""
     words = ["-m", "mim_ray", "data", "import", str(source), str(out), f"workers={workers}", "format=raw"]
     process = subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True, start_new_session=True)
-    part, deadline = out.with_name(f".{out.name}.{process.pid}.part"), time.monotonic() + 60
+    part, deadline = part_of(out, process.pid), time.monotonic() + 60
     while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
@@ -427,19 +501,64 @@ def test_ctrl_c_to_all_processes_is_one_line(endless: Path, out: Path) -> None:
     assert left(out) == []
 
 
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_other_signals_end_it_as_cleanly(endless: Path, out: Path, stop: signal.Signals, code: int) -> None:
+    process = begun(endless, out, workers=2)
+    os.killpg(process.pid, stop)
+    assert process.communicate(timeout=60)[1] == "mim-ray: stopped\n"
+    assert process.returncode == code
+    assert left(out) == []
+
+
+@dataclass(eq=False)
+class Watching(Labelled):
+    """A source that notes what SIGTERM would do while it is read."""
+
+    seen: list[Any]
+
+    def image(self, index: int) -> Image.Image:
+        self.seen.append(signal.getsignal(signal.SIGTERM))
+        return Image.new("RGB", (8, 8))
+
+
+def test_signals_are_only_borrowed(out: Path) -> None:
+    source = Watching("watching", (), np.zeros((1, 0), np.int64), ["one"], [])
+    before = signal.getsignal(signal.SIGTERM)
+    assert before == signal.SIG_DFL
+    import_set(source, out, Import(workers=1))
+    assert signal.getsignal(signal.SIGTERM) == before
+    thread = threading.Thread(target=import_set, args=(source, out, Import(workers=1)))
+    thread.start()
+    thread.join()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        import_set(source, out, Import(workers=1))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    of_the_import, in_a_thread, of_the_program = source.seen
+    assert callable(of_the_import)
+    assert (in_a_thread, of_the_program) == (signal.SIG_DFL, signal.SIG_IGN)
+
+
 def test_a_killed_import_leaves_no_beton_and_no_process_and_the_next_one_cleans_up(
     endless: Path, folder_of: FolderMaker, out: Path
 ) -> None:
     process = begun(endless, out, workers=2)
     process.kill()
     process.communicate(timeout=60)
-    assert left(out) == [f".out.beton.{process.pid}.part"]
+    part = part_of(out, process.pid)
+    assert left(out) == [part.name]
     deadline = time.monotonic() + 30
     while members(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not members(process.pid)
+    card = part_of(Card.path_beside(out), process.pid)
+    elsewhere = part.with_name(f".out.beton.another-host.{process.pid}.part")
+    alive = part_of(out, os.getppid())
+    for path in (card, elsewhere, alive):
+        path.touch()
     imported(folder_of(cat=2), out)
-    assert left(out) == BOTH
+    assert left(out) == sorted([*BOTH, elsewhere.name, alive.name])
 
 
 # Cards

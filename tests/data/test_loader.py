@@ -15,19 +15,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
-from torchvision.transforms import functional
+from torchvision.transforms import InterpolationMode, RandomResizedCrop, functional
 
 from mim_ray.data import loader as loader_module
 from mim_ray.data import native
-from mim_ray.data.beton import BetonWriter, Mode
+from mim_ray.data.beton import FIELD, HEADER, BetonWriter, Mode
 from mim_ray.data.loader import Backend, Batch, Loader
 from mim_ray.data.memory import _cgroup_free
-from mim_ray.data.plain import PlainDecoder, _weights
+from mim_ray.data.plain import PlainDecoder
 from mim_ray.data.sources import open_source
 from mim_ray.errors import Failure, Mistake
 from mim_ray.transforms.crop import CenterCrop, RandomCrop
-from mim_ray.transforms.pixels import normalised
+from mim_ray.transforms.pixels import Normalise
 
 SAMPLES, BATCH = 53, 8
 CROP = RandomCrop(size=(32, 48))
@@ -108,7 +109,7 @@ def test_the_two_views_differ_and_the_first_is_the_single_one(jpegs: Path) -> No
 @pytest.mark.parametrize("mode", ["jpegs", "raws"])
 def test_both_backends_give_the_same_crops(mode: str, request: pytest.FixtureRequest) -> None:
     path = request.getfixturevalue(mode)
-    for crop in (CROP, CenterCrop(size=(40, 40)), RandomCrop(size=(160, 160))):
+    for crop in (CROP, CenterCrop(size=(40, 40)), RandomCrop(size=(160, 160)), RandomCrop(size=(9, 6))):
         ours, plain = (next(loader(path, crop=crop, backend=b, batch=50).batches()) for b in BACKENDS)
         assert torch.equal(ours.samples, plain.samples)
         gap = (ours.crops[0].int() - plain.crops[0].int()).abs()
@@ -173,6 +174,14 @@ def test_leaving_early_ends_the_threads_and_frees_the_buffers(jpegs: Path) -> No
     assert not left._buffers._free
 
 
+def said_by(script: str, *arguments: object, **environment: str) -> str:
+    """What a program of its own prints; on stderr it may print nothing."""
+    words = [sys.executable, "-c", script, *map(str, arguments)]
+    ended = subprocess.run(words, capture_output=True, text=True, env=os.environ | environment)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return ended.stdout
+
+
 EXIT = """
 import sys
 from mim_ray.data.loader import Loader
@@ -181,12 +190,36 @@ crop = RandomCrop(size=(512, 512))
 batches = Loader(sys.argv[1], batch=32, crop=crop, threads=4, backend=sys.argv[2]).batches()
 next(batches)
 """
+EXIT_OF_A_USER = """
+import sys, mim_ray
+loader = mim_ray.Loader(sys.argv[1], batch=8, crop=mim_ray.RandomCrop(size=(32, 32)), backend=sys.argv[2])
+batches = [loader.batches(start) for start in range(2)]
+for one in batches:
+    next(one)
+"""
 
 
+@pytest.mark.parametrize("script", [EXIT, EXIT_OF_A_USER])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_program_may_end_in_the_middle_of_an_epoch(jpegs: Path, backend: Backend) -> None:
-    ended = subprocess.run([sys.executable, "-c", EXIT, str(jpegs), backend], capture_output=True, text=True)
-    assert (ended.returncode, ended.stderr) == (0, "")
+def test_a_program_may_end_in_the_middle_of_an_epoch(jpegs: Path, backend: Backend, script: str) -> None:
+    assert said_by(script, jpegs, backend) == ""
+
+
+THREADS = """
+import os, sys, torch
+from mim_ray.data.loader import Loader
+from mim_ray.transforms.crop import RandomCrop
+def running(): return len(os.listdir("/proc/self/task"))
+before = running()
+batches = Loader(sys.argv[1], batch=8, crop=RandomCrop(), threads=2, backend="torch").batches()
+for _ in range(3):
+    next(batches)
+print(running() - before, torch.get_num_threads())
+"""
+
+
+def test_the_plain_backend_starts_no_threads_beneath_its_own_and_leaves_torchs_alone(jpegs: Path) -> None:
+    assert said_by(THREADS, jpegs, OMP_NUM_THREADS="2", OPENBLAS_NUM_THREADS="2") == "2 2\n"
 
 
 def test_a_start_that_fails_leaves_no_threads(jpegs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,6 +392,32 @@ def test_a_picture_damaged_on_disk_is_named(jpegs: Path, tmp_path: Path, backend
         list(loader(damaged, backend=backend, keep_tail=True).epoch())
 
 
+MODE, HEIGHT = 0, 3  # where they stand in a sample's row
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("mode", "at", "wrong"),
+    [
+        ("raws", HEIGHT, (226).to_bytes(2, "little")),
+        ("raws", HEIGHT, bytes(2)),
+        ("raws", MODE, b"\x07"),
+        ("jpegs", MODE, bytes([Mode.RAW])),
+    ],
+    ids=["twice as high", "without height", "of no kind", "a JPEG that says raw"],
+)
+def test_a_row_that_cannot_be_true_is_named(
+    request: pytest.FixtureRequest, tmp_path: Path, backend: Backend, mode: str, at: int, wrong: bytes
+) -> None:
+    data = bytearray(request.getfixturevalue(mode).read_bytes())
+    start = HEADER.itemsize + 2 * FIELD.itemsize + 24 * 17 + at
+    data[start : start + len(wrong)] = wrong
+    damaged = tmp_path / "damaged.beton"
+    damaged.write_bytes(bytes(data))
+    with pytest.raises(Failure, match=r"sample 17 \(cut-17.jpg\) is not a sound picture: run mim-ray data verify"):
+        list(loader(damaged, backend=backend, keep_tail=True).epoch())
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("recorded", [(128, 96), (60, 44)])
 def test_a_picture_of_another_size_than_recorded_is_named(
@@ -399,8 +458,14 @@ def test_memory_is_counted_before_it_is_taken(jpegs: Path, monkeypatch: pytest.M
         Loader(jpegs, batch=50, views=2, threads=1)
 
 
-def test_the_weights_kept_by_the_plain_backend_are_few() -> None:
-    assert _weights.cache_parameters()["maxsize"] * 224 * 2000 * 4 < 500e6
+def test_pinned_memory_is_counted_in_the_powers_of_two_in_which_pytorch_takes_it(
+    jpegs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(loader_module, "available_bytes", lambda: 36_000_000)  # 5 × 6.0 MB fit, 5 × 8.4 do not
+    Loader(jpegs, batch=40, threads=1)
+    with pytest.raises(Mistake, match=r"would hold 42 MB .* which take 8.39 MB each"):
+        Loader(jpegs, batch=40, threads=1, device="cuda")
 
 
 @pytest.mark.parametrize(
@@ -469,29 +534,128 @@ def test_wrong_words_are_refused(jpegs: Path) -> None:
     for options, words in (
         ({"backend": "fcv"}, "did you mean 'ffcv'"),
         ({"label": "labell"}, "did you mean 'label'"),
-        ({"rank": 2, "world": 2}, "rank=2: expected 0 to 1"),
+        ({"label": 3}, "label=3: .* has none of that name: choose from label"),
+        ({"rank": 2, "world": 2}, "rank=2: expected a whole number from 0 to 1"),
+        ({"world": 0}, "world=0: expected a whole number of at least 1"),
         ({"batch": 54}, "batch=54 is larger than an epoch of 53 samples"),
-        ({"threads": 0}, "threads=0"),
+        ({"batch": 0}, "batch=0: expected a whole number of at least 1"),
+        ({"batch": 8.5}, "batch=8.5: expected a whole number of at least 1"),
         ({"batch": 2, "world": 3}, "batch=2: leaves some of 3 ranks without an image"),
+        ({"threads": 0}, "threads=0: expected a whole number of at least 1"),
+        ({"views": 1.5}, "views=1.5: expected a whole number of at least 1"),
+        ({"ahead": "3"}, "ahead='3': expected a whole number of at least 1"),
+        ({"samples_per_epoch": 1.5}, "samples_per_epoch=1.5: expected a whole number of at least 1"),
+        ({"samples_per_epoch": 0}, "samples_per_epoch=0: expected a whole number of at least 1"),
+        ({"seed": -1}, "seed=-1: expected a whole number from 0 to 9223372036854775807"),
+        ({"seed": 2**63}, "seed=9223372036854775808: expected a whole number from 0 to 9223372036854775807"),
+        ({"crop": 224}, "crop=224: expected a RandomCrop or a CenterCrop"),
+        ({"stall_seconds": 0}, "stall_seconds=0: expected more than 0"),
+        ({"stall_seconds": float("nan")}, "stall_seconds=nan: expected more than 0"),
+        ({"stall_seconds": float("inf")}, "stall_seconds=inf: expected more than 0, and an end, such as 120"),
+        ({"device": "gpu"}, "device='gpu': expected cpu, cuda, or one GPU of several, such as cuda:1"),
+        ({"device": 1.5}, "device=1.5: expected cpu, cuda"),
     ):
         with pytest.raises(Mistake, match=words):
             loader(jpegs, **options)
 
 
-def test_pixel_statistics_agree_with_torchvision_on_the_same_files(jpegs: Path) -> None:
-    """Mean and deviation of crops, against bicubic and bilinear resizing of the very same windows."""
+def test_the_largest_seed_is_taken(jpegs: Path) -> None:
+    assert len(next(loader(jpegs, seed=2**63 - 1).batches()).samples) == BATCH
+
+
+def test_steps_and_epochs_count_from_0(jpegs: Path) -> None:
+    steps = loader(jpegs)
+    with pytest.raises(Mistake, match="start=-1: expected a whole number of at least 0"):
+        steps.batches(-1)
+    with pytest.raises(Mistake, match=r"start=1\.5: expected a whole number of at least 0"):
+        steps.batches(1.5)  # type: ignore[arg-type]
+    with pytest.raises(Mistake, match="stop=-2: expected a whole number of at least 0"):
+        steps.batches(0, -2)
+    with pytest.raises(Mistake, match="epoch=-1: expected a whole number of at least 0"):
+        steps.epoch(-1)
+    assert list(steps.batches(5, 5)) == []
+
+
+@pytest.mark.parametrize(
+    ("count", "device", "words"),
+    [
+        (0, "cuda", "device='cuda': PyTorch finds 0 GPUs here: expected cpu, or cuda where there is a GPU"),
+        (2, "cuda:2", "device='cuda:2': PyTorch finds 2 GPUs here: expected cuda:0 to cuda:1"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_refused(
+    jpegs: Path, monkeypatch: pytest.MonkeyPatch, count: int, device: str, words: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    with pytest.raises(Mistake, match=words):
+        loader(jpegs, device=device)
+
+
+def picture_of(decoder: PlainDecoder, sample: int) -> torch.Tensor:
+    return torch.from_numpy(decoder.picture(sample).copy()).permute(2, 0, 1)
+
+
+def assert_pixels_agree(ours: torch.Tensor, theirs: torch.Tensor, means: float) -> None:
+    """The channels' means to so many of ImageNet's deviations, their deviations to 2 %."""
+    a, b = Normalise()(ours), Normalise()(theirs)
+    assert (a.mean((0, 2, 3)) - b.mean((0, 2, 3))).abs().max() < means
+    assert (a.std((0, 2, 3)) / b.std((0, 2, 3)) - 1).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("interpolation", [InterpolationMode.BILINEAR, InterpolationMode.BICUBIC])
+def test_pixels_agree_with_torchvisions_resizing_of_the_same_windows(
+    jpegs: Path, interpolation: InterpolationMode
+) -> None:
     ours = loader(jpegs, batch=50, crop=RandomCrop(size=(64, 64)))
     batch, plan = next(ours.batches()), next(ours._plans(0, 1))
-    pictures = PlainDecoder(ours.beton, os.open(jpegs, os.O_RDONLY))
+    decoder = PlainDecoder(ours.beton, ours._file.fileno())
     theirs = []
     for k, sample in enumerate(plan.samples.tolist()):
-        picture = torch.from_numpy(pictures.picture(sample).copy()).permute(2, 0, 1)
-        top, left, h, w, mirrored = plan.windows[0, k].tolist()
-        crop = functional.resized_crop(picture, top, left, h, w, [64, 64], antialias=True)
+        *window, mirrored = plan.windows[0, k].tolist()
+        crop = functional.resized_crop(
+            picture_of(decoder, sample), *window, [64, 64], interpolation, antialias=True
+        )
         theirs.append(crop.flip(-1) if mirrored else crop)
-    a, b = normalised(batch.crops[0]), normalised(torch.stack(theirs))
-    assert (a.mean((0, 2, 3)) - b.mean((0, 2, 3))).abs().max() < 0.02
-    assert (a.std((0, 2, 3)) / b.std((0, 2, 3)) - 1).abs().max() < 0.05
+    assert_pixels_agree(batch.crops[0], torch.stack(theirs), means=0.002)
+
+
+@pytest.mark.parametrize("interpolation", [InterpolationMode.BILINEAR, InterpolationMode.BICUBIC])
+def test_crops_are_distributed_as_those_of_torchvisions_random_resized_crop(
+    jpegs: Path, interpolation: InterpolationMode
+) -> None:
+    """Of every picture 40 crops each: their areas and shapes by mean and quantiles, and their pixels."""
+    crop, visits = RandomCrop(size=(32, 32)), 40
+    ours = loader(jpegs, batch=SAMPLES, crop=crop)
+    decoder, transform = (
+        PlainDecoder(ours.beton, ours._file.fileno()),
+        RandomResizedCrop(crop.size, crop.scale, crop.ratio, interpolation, antialias=True),
+    )
+    pictures = [picture_of(decoder, sample) for sample in range(SAMPLES)]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = torch.stack([transform(picture) for picture in pictures for _ in range(visits)])
+        their_windows = [
+            (*RandomResizedCrop.get_params(picture, [*crop.scale], [*crop.ratio])[2:], *picture.shape[1:])
+            for picture in pictures
+            for _ in range(visits)
+        ]
+    our_windows = [
+        (*window[2:4], ours.beton.height[sample], ours.beton.width[sample])
+        for plan in ours._plans(0, visits)
+        for sample, window in zip(plan.samples, plan.windows[0], strict=True)
+    ]
+    for a, b in zip(areas_and_shapes(our_windows), areas_and_shapes(their_windows), strict=True):
+        assert abs(a.mean() - b.mean()) < 0.015
+        assert np.abs(np.quantile(a, QUANTILES) - np.quantile(b, QUANTILES)).max() < 0.03
+    assert_pixels_agree(torch.cat([batch.crops[0] for batch in ours.batches(0, visits)]), theirs, means=0.02)
+
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def areas_and_shapes(windows: list[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    h, w, high, wide = np.array(windows, np.float64).T
+    return h * w / (high * wide), np.log(w / h)
 
 
 def test_memory_of_an_epoch_left_early_goes_back_to_the_system(jpegs: Path) -> None:

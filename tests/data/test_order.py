@@ -1,9 +1,13 @@
 """The sample order: no repeats, no drops, any restart, any world."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from mim_ray.data import order as order_module
 from mim_ray.data.order import Order
+from mim_ray.draws import Purpose, permutation
 from mim_ray.errors import Mistake
 
 
@@ -48,6 +52,31 @@ def test_virtual_epochs_repeat_every_image_equally_often() -> None:
     assert seen(one, 0, 4) == [0] * 64
 
 
+@pytest.mark.parametrize("samples", [1, 2, 3, 7, 40, 500])
+def test_the_stream_is_rounds_of_permutations_end_to_end_whether_made_one_by_one_or_together(samples: int) -> None:
+    order = Order(samples=samples, batch=64, seed=9, samples_per_epoch=1000)
+    rounds = [permutation(samples, Purpose.ORDER, 9, number).tolist() for number in range(2000 // samples + 1)]
+    assert seen(order, 0, 30, world=3) == [sample for each in rounds for sample in each][: 30 * 64]
+
+
+def test_many_small_rounds_are_made_in_one_go_and_a_large_one_is_made_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = []
+
+    def counted(*words: Any) -> Any:
+        made.append(words)
+        return permutation(*words)
+
+    monkeypatch.setattr(order_module, "permutation", counted)
+    Order(samples=1, batch=1024, samples_per_epoch=4096).share(0)
+    assert len(made) == 1
+    order = Order(samples=10_007, batch=64, seed=77)
+    for step in range(100):
+        order.share(step)
+    assert len(made) == 2
+
+
 def test_an_epoch_shorter_than_the_set_goes_on_where_the_last_ended() -> None:
     order = Order(samples=30, batch=5, samples_per_epoch=10)
     assert sorted(seen(order, 0, 6)) == list(range(30))
@@ -58,8 +87,12 @@ def test_a_batch_larger_than_the_epoch_is_refused_with_the_way_out() -> None:
         Mistake, match=r"batch=256 is larger than an epoch of 100 samples: .*samples_per_epoch=256"
     ):
         Order(samples=100, batch=256)
-    with pytest.raises(Mistake, match="batch=0"):
+    with pytest.raises(Mistake, match="batch=0: expected a whole number of at least 1"):
         Order(samples=100, batch=0)
+    with pytest.raises(Mistake, match="seed=-1: expected a whole number from 0"):
+        Order(samples=100, batch=8, seed=-1)
+    with pytest.raises(Mistake, match="samples_per_epoch=0: expected a whole number of at least 1"):
+        Order(samples=100, batch=8, samples_per_epoch=0)
 
 
 def test_the_order_is_the_same_for_ever() -> None:

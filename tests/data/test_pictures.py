@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from mim_ray.data import native, pictures
-from mim_ray.data.beton import Mode
+from mim_ray.data.beton import PAGE, Mode
 from mim_ray.data.pictures import Encoded, Unsound, encode
 
 Painter = Callable[..., Image.Image]
@@ -137,13 +137,11 @@ def test_a_jpeg_is_not_kept_against_the_options(plain: bytes, options: dict[str,
     assert not stored(plain, **options).kept
 
 
-@pytest.mark.skipif(native.missing() is not None, reason="FFCV is not installed")
-def test_a_jpeg_that_only_pillow_reads_is_encoded_anew(painted: Painter, packed: Packer) -> None:
-    raw = packed(painted(0, 200, 200))
-    middle = len(raw) * 3 // 4
-    picture = stored(raw[:middle] + b"\xff\xd3" + raw[middle + 2 :])
+def test_a_small_jpeg_with_much_behind_it_is_encoded_anew(plain: bytes) -> None:
+    assert stored(plain + bytes(PAGE - len(plain))).kept
+    picture = stored(plain + bytes(PAGE - len(plain) + 1))
     assert not picture.kept
-    assert native.sound_jpeg(picture.data, *picture.shape)
+    assert len(picture.data) < 10_000
 
 
 def test_quality_is_that_of_the_new_encoding(painted: Painter, packed: Packer) -> None:
@@ -217,6 +215,57 @@ def test_a_jpeg_cut_in_the_middle_is_refused(painted: Painter, packed: Packer) -
     raw = packed(painted(0, 200, 200))
     with pytest.raises(Unsound, match="truncated"):
         stored(raw[: len(raw) // 2])
+
+
+@pytest.mark.skipif(native.missing() is not None, reason="FFCV is not installed")
+@pytest.mark.parametrize("damage", ["marker", "noise", "hole"])
+@pytest.mark.parametrize("form", ["jpeg", "grey-jpeg", "progressive"])
+@pytest.mark.parametrize("options", [{}, {"keep": False}, {"raw_pixels": True}, {"max_resolution": 64}])
+def test_a_jpeg_damaged_in_the_middle_is_refused_whatever_is_made_of_it(
+    damage: str, form: str, options: dict[str, Any]
+) -> None:
+    mode, name, settings = FORMS[form]
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    Image.fromarray(noise).convert(mode).save(file, name, **settings)
+    raw = file.getvalue()
+    stretch = {"marker": b"\xff\xd3", "noise": random.Random(0).randbytes(200), "hole": bytes(2000)}[damage]
+    middle = len(raw) // 2
+    with pytest.raises(Unsound, match="is a damaged JPEG: some of its data is wrong or missing"):
+        stored(raw[:middle] + stretch + raw[middle + len(stretch) :], **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"keep": False}, {"raw_pixels": True}, {"max_resolution": 30}])
+def test_a_jpeg_that_is_only_odd_is_taken(painted: Painter, packed: Packer, options: dict[str, Any]) -> None:
+    turned = Image.Exif()
+    turned[pictures.ORIENTATION_TAG] = 6
+    image = painted(0, 43, 31)
+    odd = {
+        "four colours": packed(image.convert("CMYK")),
+        "progressive": packed(image, progressive=True),
+        "grey": packed(image.convert("L")),
+        "turned": packed(image, exif=turned),
+        "bytes behind it": packed(image) + b"what a camera adds",
+        "two pictures": packed(image, "MPO", save_all=True, append_images=[image]),
+        "restarts": packed(image, restart_marker_blocks=2),
+        "no subsampling": packed(image, subsampling=0),
+        "stored as RGB": packed(image, keep_rgb=True),
+        "one pixel": packed(image.resize((1, 1))),
+    }
+    for name, raw in odd.items():
+        with Image.open(io.BytesIO(raw)) as seen:
+            expected = ImageOps.exif_transpose(seen).convert("RGB")
+        picture = stored(raw, **options)
+        expected = expected.resize(picture.shape)
+        assert np.abs(pixels(picture).astype(int) - np.asarray(expected)).mean() < 6, name
+
+
+def test_a_picture_too_large_for_a_page_is_refused_with_the_way_out() -> None:
+    large = Image.new("RGB", (2000, 2000))
+    expected = "takes 12,000,000 bytes, and at most 8,388,608 can be stored: lower max_resolution="
+    with pytest.raises(Unsound, match=expected):
+        stored(large.copy(), raw_pixels=True, max_resolution=None)
+    assert len(stored(large.copy(), raw_pixels=True, max_resolution=1600).data) == 3 * 1600**2
 
 
 def test_a_picture_too_large_to_decode_is_refused(plain: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,8 @@ def test_refusals() -> None:
     assert refusal("sample:crops:size=0") == "size=0: expected an integer greater than 0"
     assert refusal("sample:crops:split=vall").endswith("expected train or val: did you mean 'val'?")
     assert refusal("sample:digits", split="test") == "split=test: expected train or val"
+    assert refusal("sample:cues:n=1", split="val") == "split=val: sample:cues:n=1 has no splits: leave split= out"
+    assert refusal("sample:photos", split="val").startswith("split=val: sample:photos has no splits")
     assert refusal("sample:photos:n=3") == "sample:photos takes no arguments, got 'n=3'"
 
 

@@ -1,5 +1,6 @@
 import io
 import json
+import logging
 import pickle
 import subprocess
 import sys
@@ -90,10 +91,24 @@ def test_links_are_followed(tmp_path: Path) -> None:
     assert colours(source) == [GREEN, GREEN]
 
 
-def test_a_link_to_its_own_folder_fails_in_one_line(tmp_path: Path) -> None:
+def test_a_link_to_a_folder_it_lies_in_is_refused(tmp_path: Path) -> None:
     picture(tmp_path / "cats/a.png")
-    (tmp_path / "cats/again").symlink_to(tmp_path / "cats")
-    assert "Too many levels of symbolic links" in refusal(Failure, tmp_path)
+    picture(tmp_path / "dogs/b.png")
+    link = tmp_path / "cats/again"
+    for folder in (tmp_path / "cats", tmp_path):
+        link.symlink_to(folder)
+        expected = f"{link} is a link to {folder}, which it lies in: remove the link"
+        assert refusal(Mistake, tmp_path) == expected
+        link.unlink()
+    link.symlink_to(tmp_path / "dogs")
+    (tmp_path / "dogs/again").symlink_to(tmp_path / "cats")
+    assert "again/again is a link to" in refusal(Mistake, tmp_path)
+
+
+def test_a_link_to_itself_is_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    picture(tmp_path / "cats/a.png")
+    (tmp_path / "cats/b.png").symlink_to("b.png")
+    assert names(open_source(str(tmp_path))) == ["cats/a.png", "cats/b.png"]
 
 
 def test_flat_folder_is_unlabelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,6 +177,45 @@ def test_list(
     assert len(source.labels()) == len(source) == len(paths)
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        "filename,label", "image_path,class", "file_name,target", "filepath,label", "id,breed", "image,class",
+        "Image Path,Label", "img,label", "image_id,label", "Files,y", "img_path,l", '"FileName","Label"', "name,k",
+    ],
+)  # fmt: skip
+def test_a_head_is_no_sample_and_numbers_stay_numbers(tmp_path: Path, head: str) -> None:
+    (tmp_path / "a.csv").write_text(f"{head}\nx.png,10\ny.png,9\n")
+    source = open_source(str(tmp_path / "a.csv"))
+    assert names(source) == ["x.png", "y.png"]
+    assert source.classes == tuple(map(str, range(11)))
+    assert source.labels().tolist() == [[10], [9]]
+
+
+def test_heads_of_one_column_and_of_other_separators(tmp_path: Path) -> None:
+    for file, text in (
+        ("a.txt", "path label\nx.png 1\n"),
+        ("b.tsv", "file\tlabel\nx.png\t1\n"),
+        ("c.csv", "id\nx.png"),
+    ):
+        (tmp_path / file).write_text(text)
+        assert names(open_source(str(tmp_path / file))) == ["x.png"]
+
+
+def test_a_file_that_is_called_like_a_head_is_a_sample(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("image 1\nimage 2.png 0\nid 1\n")
+    assert names(open_source(str(tmp_path / "a.txt"))) == ["image 2.png", "id"]
+    (tmp_path / "image").touch()
+    assert names(open_source(str(tmp_path / "a.txt"))) == ["image", "image 2.png", "id"]
+    (tmp_path / "b.txt").write_text("image 2.png\nid\n")
+    assert names(open_source(str(tmp_path / "b.txt"))) == ["image 2.png", "id"]
+
+
+def test_long_numbers_are_in_the_order_of_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x.png,10000000\ny.png,9000000\n")
+    assert open_source(str(tmp_path / "a.csv")).classes == ("9000000", "10000000")
+
+
 def test_paths_start_at_the_list(tmp_path: Path) -> None:
     picture(tmp_path / "lists/sub/x.png", GREEN)
     picture(tmp_path / "elsewhere.png", BLUE)
@@ -219,18 +273,58 @@ def test_groups_within_a_shard(tmp_path: Path) -> None:
         "./train/a.cls.txt": b"3",
         "./train/c.json": json.dumps({"label": 1, "caption": "c"}).encode(),
         "./train/c.JPEG": encoded(GREEN, "JPEG"),
-        "./train/c.second.png": encoded(BLUE),
         "./train/no-image.cls": b"7",
         "./train/._c.jpg": b"what a Mac adds",
         "./train/._c.cls": b"and again",
         "./train/d.webp": encoded(BLUE, "WEBP"),
         "./train/d.cls": b"0",
-        "./train/d.json": b'{"caption": "its label is in the .cls"}',
+        "./train/d.json": b'{"label": 5, "caption": "the .cls has the say"}',
     }
     source = open_source(str(write_tar(tmp_path / "a.tar", members)))
     assert names(source) == ["a.tar/./train/a", "a.tar/./train/c", "a.tar/./train/d"]
     assert source.labels().tolist() == [[3], [1], [0]]
     assert colours(source) == [RED, GREEN, BLUE]
+
+
+@pytest.mark.parametrize(
+    ("extension", "notes", "classes", "labels"),
+    [
+        ("cls", (b"cat\n", b"bat"), ("bat", "cat"), [1, 0]),
+        ("cls.txt", (b"2", b"0"), ("0", "1", "2"), [2, 0]),
+        ("json", (b'{"label": "cat"}', b'{"label": "bat"}'), ("bat", "cat"), [1, 0]),
+        ("json", (b'{"class": 1}', b'{"class": 0}'), ("0", "1"), [1, 0]),
+        ("json", (b'{"label": null, "target": "cat"}', b'{"fine_label": "bat"}'), ("bat", "cat"), [1, 0]),
+        ("json", (b"1", b"0"), ("0", "1"), [1, 0]),
+    ],
+)
+def test_labels_of_a_shard(
+    tmp_path: Path, extension: str, notes: tuple[bytes, bytes], classes: tuple[str, ...], labels: list[int]
+) -> None:
+    one, other = notes
+    members = {"x.png": encoded(RED), f"x.{extension}": one, "y.png": encoded(BLUE), f"y.{extension}": other}
+    source = open_source(str(write_tar(tmp_path / "a.tar", members)))
+    assert source.classes == classes
+    assert source.labels().flatten().tolist() == labels
+
+
+def test_json_files_without_a_label_are_said_once(tmp_path: Path) -> None:
+    members = {
+        f"{i}.{kind}": content for i in range(3) for kind, content in (("png", encoded(RED)), ("json", b"{}"))
+    }
+    tar = write_tar(tmp_path / "a.tar", members)
+    with pytest.warns(UserWarning, match="without labels") as said:
+        assert open_source(str(tar)).classes == ()
+    looked_for = "label, labels, fine_label, coarse_label, target, class, cls"
+    assert [str(one.message) for one in said] == [
+        f"{tar}: imported without labels: its .json files hold none of {looked_for}"
+    ]
+
+
+def test_two_pictures_of_one_key_are_refused(tmp_path: Path) -> None:
+    members = {"s/0.left.png": encoded(RED), "s/0.right.png": encoded(BLUE), "s/0.cls": b"1"}
+    tar = write_tar(tmp_path / "a.tar", members)
+    expected = f"{tar}: two pictures have the key s/0, s/0.left.png and s/0.right.png: "
+    assert refusal(Mistake, tar) == expected + "write a tar with one picture for each key"
 
 
 def test_unlabelled_shard(tmp_path: Path) -> None:
@@ -247,8 +341,8 @@ def test_shards_that_are_refused(tmp_path: Path) -> None:
     assert refusal(Mistake, some) == "some.tar/y has no label but others have: label all of them or none"
     none = write_tar(tmp_path / "none.tar", {"x.cls": b"1"})
     assert refusal(Mistake, none) == f"no image in {none}: expected members such as 0001.jpg and 0001.cls"
-    word = write_tar(tmp_path / "word.tar", {"x.png": encoded(RED), "x.cls": b"cat"})
-    assert refusal(Failure, word) == f"cannot read {word}: invalid literal for int() with base 10: b'cat'"
+    torn = write_tar(tmp_path / "torn.tar", {"x.png": encoded(RED), "x.json": b'{"label": '})
+    assert refusal(Failure, torn).startswith(f"cannot read {torn}: Expecting value")
     assert "did you mean 'some.tar'?" in refusal(Mistake, tmp_path / "sme.tar")
     counted = refusal(Failure, tmp_path / "gap-{00..01}.tar")
     assert counted.startswith(f"cannot read {tmp_path}/gap-00.tar: ")
@@ -296,6 +390,15 @@ def test_saved_splits(tmp_path: Path) -> None:
     assert refusal(Mistake, tmp_path, split="valid") == expected
 
 
+def test_a_column_of_words_is_one_of_classes(tmp_path: Path) -> None:
+    table({"label": ["dog", "cat", "dog"]}, label=Value("string")).save_to_disk(tmp_path / "set")
+    source = open_source(str(tmp_path / "set"))
+    assert source.classes == ("cat", "dog")
+    assert source.labels().tolist() == [[1], [0], [1]]
+    table({"cls": ["a", None, "b"]}, cls=Value("large_string")).save_to_disk(tmp_path / "holes")
+    assert refusal(Mistake, tmp_path / "holes").startswith(f"row 1 of {tmp_path}/holes has no label")
+
+
 def test_columns_of_a_table(tmp_path: Path) -> None:
     table({}).save_to_disk(tmp_path / "unlabelled")
     unlabelled = open_source(str(tmp_path / "unlabelled"))
@@ -336,25 +439,33 @@ def test_sets_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [table({}).select([row]) for row in range(3)]
     sets = {("a",): rows[0], ("a", "c"): rows[1], ("o/a",): rows[2], ("o/a", "c"): rows[1]}
 
-    def load(*name: str) -> DatasetDict:
+    def load(*name: str, split: str) -> Dataset:
         if name not in sets:
             raise datasets.exceptions.DatasetNotFoundError(f"Dataset {name} doesn't exist.\nLook again.")
-        return DatasetDict(train=sets[name])
+        if split != "train":
+            raise ValueError(f"Unknown split \"{split}\". Should be one of ['train'].")
+        return sets[name]
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     wanted = {"hf:a": RED, "hf:a/c": GREEN, "hf:o/a": BLUE, "hf:o/a/c": GREEN}
     assert {text: colours(open_source(text))[0] for text in wanted} == wanted
     assert open_source("hf:o/a").origin == "hf:o/a"
     assert refusal(Failure, "hf:o/b") == "cannot load hf:o/b: Dataset ('o', 'b') doesn't exist."
-    assert refusal(Mistake, "hf:a", split="tain") == "no split 'tain' in hf:a: did you mean 'train'?"
+    expected = "cannot load hf:a: Unknown split \"tain\". Should be one of ['train']."
+    assert refusal(Mistake, "hf:a", split="tain") == expected
 
 
-def test_unreachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(_: str) -> None:
+def test_unreachable_hub(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("huggingface_hub.utils")
+
+    def unreachable(*_: str, **__: str) -> None:
+        log.warning("Retrying in 1s [Retry 1/5].")
         raise ConnectionError("Couldn't reach 'a' on the Hub\n(a long story)")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     assert refusal(Failure, "hf:a") == "cannot load hf:a: Couldn't reach 'a' on the Hub"
+    log.warning("heard again")
+    assert caplog.messages == ["heard again"]
 
 
 def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,6 +489,19 @@ def test_import_is_light() -> None:
     code = f"import sys, mim_ray.data.sources; print({heavy} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_split_is_refused_where_there_is_none(tmp_path: Path) -> None:
+    picture(tmp_path / "flat/a.png")
+    picture(tmp_path / "classes/cats/a.png")
+    (tmp_path / "tars").mkdir()
+    shard(tmp_path / "tars/a.tar", 0, RED)
+    (tmp_path / "all.csv").write_text("flat/a.png\n")
+    table({}).save_to_disk(tmp_path / "saved")
+    for name in ("flat", "classes", "tars", "tars/a.tar", "all.csv", "saved"):
+        text = tmp_path / name
+        assert refusal(Mistake, text, split="val") == f"split=val: {text} has no splits: leave split= out"
+        assert len(open_source(str(text))) in (1, 3)
 
 
 def test_a_folder_of_parts_is_opened_at_its_split(tmp_path: Path) -> None:

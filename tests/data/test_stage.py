@@ -160,7 +160,7 @@ def test_a_changed_file_is_copied_anew(source: Path, cache: Path) -> None:
 
 def test_the_cache_is_where_the_environment_says(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIM_RAY_CACHE", str(source.parent / "here"))
-    assert stage(str(source), mode="always").parent == source.parent / "here"
+    assert stage(str(source), mode="always").parent == source.parent / "here" / "betons"
     monkeypatch.delenv("MIM_RAY_CACHE")
     monkeypatch.setenv("HOME", str(source.parent))
     assert stage(str(source), mode="always").parent == source.parent / ".cache/mim_ray/betons"

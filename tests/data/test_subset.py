@@ -111,6 +111,13 @@ def test_what_cannot_be_is_refused_in_words(subset: dict[str, Any], message: str
         chosen(**subset)
 
 
+def test_a_number_is_no_misspelling_of_another() -> None:
+    for count, choices in ((11, "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10"), (30, "0, 1, .*, 19, …")):
+        classes = tuple(map(str, range(count)))
+        with pytest.raises(Mistake, match=rf"^one_class=32: no class of that name: choose from {choices}$"):
+            choose(Subset(one_class="32"), np.arange(count), classes, count, seed=0)
+
+
 @pytest.mark.parametrize("wish", [{"per_class": 3}, {"one_class": "cat"}])
 def test_classes_need_labels(wish: dict[str, Any]) -> None:
     with pytest.raises(Mistake, match=f"{next(iter(wish))}= needs labels, and this source has none"):

@@ -1,5 +1,6 @@
 """Verification: whatever changes in a beton after it was written is found, and the sample is named."""
 
+import hashlib
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from PIL import Image
 
 from mim_ray.data.beton import ALLOCATION, FIELD, HEADER, PROOF_MAGIC, Beton, BetonWriter, Mode
+from mim_ray.data.importer import Import, import_set
+from mim_ray.data.sources import open_source
 from mim_ray.data.verify import verify
 from mim_ray.errors import Failure, Mistake
 
@@ -137,7 +140,66 @@ def test_a_sample_that_the_disk_does_not_give_back_is_named(beton: Beton, monkey
         verify(beton.path)
 
 
-def test_a_file_that_is_no_beton_is_a_mistake(tmp_path: Path) -> None:
+def test_what_is_no_beton_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "x.beton").write_bytes(bytes(100))
     with pytest.raises(Mistake, match="is not a beton"):
         verify(tmp_path / "x.beton")
+    with pytest.raises(Mistake, match="is a folder"):
+        verify(tmp_path)
+
+
+# With a card beside it
+
+
+@pytest.fixture
+def imported(tmp_path: Path) -> Beton:
+    path = tmp_path / "shapes.beton"
+    import_set(open_source("sample:shapes:n=20"), path, Import(workers=1))
+    return Beton.open(path)
+
+
+def test_a_file_that_is_as_its_card_has_it_is_sound(imported: Beton, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify(imported.path) == 20
+    size = imported.path.stat().st_size
+    assert f"verify shapes.beton: {size:,}/{size:,} bytes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "at", [4, HEADER.itemsize + FIELD.itemsize + 1, -ALLOCATION.itemsize], ids=["page", "field name", "allocation"]
+)
+def test_a_flipped_byte_in_the_header_or_a_table_is_found(imported: Beton, at: int) -> None:
+    with pytest.raises(
+        Failure, match="every sample is sound, but the header or a table is not as its card has it"
+    ):
+        verify(changed(imported, at))
+
+
+def test_a_changed_sample_is_still_named(imported: Beton) -> None:
+    with pytest.raises(Failure, match=r"sample 3 \(.*\) does not match its checksum"):
+        verify(changed(imported, int(imported.pointer[3])))
+
+
+def test_every_flipped_byte_is_reported(imported: Beton) -> None:
+    whole = imported.path.read_bytes()
+    for at in random.Random(0).sample(range(len(whole)), 30):
+        with pytest.raises((Failure, Mistake)):
+            verify(changed(imported, at))
+        imported.path.write_bytes(whole)
+
+
+def test_where_the_disk_does_not_give_every_byte_back_the_samples_are_asked(
+    imported: Beton, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    class Digest:
+        update = broken
+
+        def hexdigest(self) -> str:
+            return "of a part"
+
+    monkeypatch.setattr(hashlib, "sha256", Digest)
+    monkeypatch.setattr(Beton, "read", broken)
+    with pytest.raises(Failure, match=r"sample \d+ \(.*\) cannot be read \(Input/output error\)"):
+        verify(imported.path)

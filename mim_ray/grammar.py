@@ -1,0 +1,128 @@
+"""Which sentences mean nothing, and why; refused where they are written."""
+
+from typing import Protocol
+
+from mim_ray.encoders.cnn import CNN
+from mim_ray.encoders.target import Ema, Labels, Pixels, Twin
+from mim_ray.encoders.vit import ViT
+from mim_ray.errors import Mistake
+from mim_ray.measures.classify import Classify
+from mim_ray.measures.contrast import Contrast
+from mim_ray.measures.heads import Linear
+from mim_ray.measures.reconstruct import Reconstruct
+from mim_ray.measures.relax import Relax
+from mim_ray.transforms.mask import ComplementMask, RandomMask
+from mim_ray.transforms.view import Shared, T
+
+
+class Sentence(Protocol):
+    """What these rules read of a method."""
+
+    @property
+    def crops(self) -> int: ...
+    @property
+    def shared(self) -> Shared: ...
+    @property
+    def t1(self) -> T: ...
+    @property
+    def t2(self) -> T: ...
+    @property
+    def encoder(self) -> ViT | CNN: ...
+    @property
+    def target(self) -> Pixels | Twin | Ema | Labels: ...
+    @property
+    def measure(self) -> Reconstruct | Relax | Contrast | Classify: ...
+    @property
+    def symmetric(self) -> bool: ...
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+    @property
+    def std(self) -> tuple[float, ...]: ...
+
+
+TARGETS = {Reconstruct: (Pixels,), Relax: (Twin, Ema), Contrast: (Twin, Ema), Classify: (Labels,)}
+WORDS = {Pixels: "pixels", Twin: "twin", Ema: "ema", Labels: "labels"}
+
+
+def check_sentence(method: Sentence) -> None:
+    _check_target(method)
+    _check_views(method)
+    _check_tokens(method)
+    _check_channels(method)
+
+
+def check_picture(method: Sentence, image: tuple[int, int]) -> None:
+    """What depends on the size of the pictures."""
+    try:
+        method.encoder.fits(image, hides=method.t1.mask is not None)
+    except Mistake as mistake:
+        raise Mistake(f"method.encoder.{mistake}") from None
+    grid = method.encoder.grid(image)
+    for name, view in (("t1", method.t1), ("t2", method.t2)):
+        if isinstance(view.mask, RandomMask):
+            try:
+                view.mask.count(grid)
+            except Mistake as mistake:
+                raise Mistake(f"method.{name}.mask.{mistake}") from None
+
+
+def _check_target(method: Sentence) -> None:
+    measure, target = method.measure, method.target
+    allowed = TARGETS[type(measure)]
+    if not isinstance(target, allowed):
+        wanted = " or ".join(f"method.target={WORDS[one]}" for one in allowed)
+        raise ValueError(f"method.measure={measure.kind} does not compare with {target.kind}: expected {wanted}")
+    if method.symmetric and not isinstance(target, Twin | Ema):
+        raise ValueError(f"method.symmetric=true: {target.kind} cannot be exchanged with a view: expected false")
+    if method.symmetric and isinstance(measure, Relax) and method.t2.mask is None:
+        raise ValueError("method.symmetric=true: the second view hides nothing to score: expected method.t2.mask")
+
+
+def _check_views(method: Sentence) -> None:
+    measure, encoder = method.measure, method.encoder
+    if isinstance(method.t1.mask, ComplementMask):
+        raise ValueError("method.t1.mask=complement: the first view has no partner: expected random or none")
+    by_place = isinstance(measure, Reconstruct | Relax) or (
+        isinstance(measure, Contrast) and "token" in measure.by
+    )
+    if method.crops == 2 and by_place:
+        raise ValueError("method.crops=2: patches of two windows do not correspond: expected method.crops=1")
+    if method.crops == 2 and isinstance(method.target, Labels):
+        raise ValueError("method.crops=2: labels have no second view: expected method.crops=1")
+    for name, view in (("t1", method.t1), ("t2", method.t2)):
+        if view.fill != "none" and encoder.hidden == "drop":
+            raise ValueError(
+                f"method.{name}.fill={view.fill}: hidden patches are dropped, not filled: expected none"
+            )
+        if view.colour and view.colour.sigma[0] > view.colour.sigma[1]:
+            raise ValueError(f"method.{name}.colour.sigma: expected the least and then the most")
+
+
+def _check_tokens(method: Sentence) -> None:
+    measure, encoder, hides = method.measure, method.encoder, method.t1.mask is not None
+    drops = isinstance(encoder, ViT) and encoder.hidden == "drop" and hides
+    if isinstance(measure, Reconstruct | Relax) and isinstance(measure.head, Linear) and drops:
+        raise ValueError(
+            "method.measure.head=linear: a dropped patch has no token to be painted from: "
+            "expected method.measure.head=decoder, or method.encoder.hidden=replace or add"
+        )
+    by_token = isinstance(measure, Contrast) and "token" in measure.by
+    if by_token and drops and isinstance(method.t2.mask, ComplementMask):
+        raise ValueError(
+            "method.t2.mask=complement: the views share no patch for a token-wise loss, since each drops what the "
+            "other shows: expected method.t2.mask=none, method.encoder.hidden=replace, or measure.by=mean or class"
+        )
+
+
+def _check_channels(method: Sentence) -> None:
+    channels = method.encoder.channels
+    for name, values in (("mean", method.mean), ("std", method.std)):
+        if len(values) != channels:
+            raise ValueError(f"method.{name}: {len(values)} values for {channels} channels: expected one for each")
+    if any(value <= 0 for value in method.std):
+        raise ValueError("method.std: expected numbers above 0")
+    jitters = (method.t1.colour, method.t2.colour, method.shared.colour)
+    if channels != 3 and any(jitter is not None for jitter in jitters):
+        raise ValueError(
+            f"method.encoder.channels={channels}: colour jitter needs 3 channels: expected colour=none"
+        )

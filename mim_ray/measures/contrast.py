@@ -1,0 +1,115 @@
+"""M of C-MAE, MoCo v3 and BYOL: projected features of one view predict those of the other."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from mim_ray import world
+from mim_ray.blocks import single_precision, spread
+from mim_ray.config import Spec
+from mim_ray.measures.heads import Mlp
+from mim_ray.measures.infonce import info_nce
+from mim_ray.views import Given, Measured, Tokens, View
+
+
+class Contrast(Spec):
+    """−log softmax of cosines over all pictures, or 2 − 2 · cosine; the mean over positions, then pictures."""
+
+    kind: Literal["contrast"] = "contrast"
+    loss: Literal["infonce", "byol"] = "infonce"
+    by: Literal["token", "mean", "class", "token+class"] = Field(
+        "token", description="what is compared: each patch, their mean, the pooled feature, or each patch and it"
+    )
+    temperature: float = Field(0.2, gt=0)
+    negatives: Literal["position", "all"] = Field(
+        "position", description="candidates of a token: the same position of all pictures, or all their tokens"
+    )
+    rescale: bool = Field(False, description="times twice the temperature, as MoCo v3")
+    projector: Mlp = Mlp()
+    predictor: Mlp | None = Mlp()
+
+    @property
+    def uses_pooled(self) -> bool:
+        return "class" in self.by
+
+    def projection(self, given: Given) -> nn.Module:
+        return Projection(self, given)
+
+    def build(self, given: Given) -> "Contrasting":
+        return Contrasting(self, given)
+
+
+class Projection(nn.Module):
+    """Tokens → tokens: only what is compared, projected."""
+
+    def __init__(self, spec: Contrast, given: Given) -> None:
+        super().__init__()
+        self.by = spec.by
+        self.mlp = spec.projector.build(given.width)
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        if self.by == "mean":
+            tokens = Tokens(tokens.patches[:, :0], tokens.patches.mean(1), None)
+        elif self.by == "class":
+            tokens = Tokens(tokens.patches[:, :0], tokens.pooled, None)
+        compared = tokens.patches if self.by == "token" else torch.cat([tokens.pooled[:, None], tokens.patches], 1)
+        compared = self.mlp(compared.flatten(0, 1)).unflatten(0, compared.shape[:2])
+        first = 0 if self.by == "token" else 1
+        return Tokens(compared[:, first:], compared[:, :first].flatten(1), tokens.kept)
+
+
+class Contrasting(nn.Module):
+    def __init__(self, spec: Contrast, given: Given) -> None:
+        super().__init__()
+        self.spec, self.given = spec, given
+        self.predictor = spec.predictor.build(spec.projector.out) if spec.predictor else nn.Identity()
+
+    def forward(self, seen: Tokens, other: Tokens, a: View, b: View) -> Measured:
+        q, asked = self._rows(seen)
+        k, offered = self._rows(other)
+        q = self.predictor(q.flatten(0, 1)).unflatten(0, q.shape[:2])
+        with single_precision(q):
+            q, k = (nn.functional.normalize(x.float(), dim=2) for x in (q, k))
+            k = k.detach() if self.given.stop_gradient else k
+            cosine = (q * k).sum(2)
+            if self.spec.loss == "byol":
+                terms, count = both(2 - 2 * cosine, asked, offered)
+            else:
+                terms = info_nce(
+                    q,
+                    world.gathered(k, gradient=k.requires_grad),
+                    offered if offered is None else world.gathered(offered, gradient=False),
+                    temperature=self.spec.temperature,
+                    first=world.rank() * len(q),
+                    same_position=self.spec.negatives == "position",
+                )
+                terms, count = both(terms, asked, offered)
+            loss = (terms.sum(1) / count).mean()
+            if self.spec.rescale:
+                loss = loss * 2 * self.spec.temperature
+            agreement, count = both(cosine, asked, offered)
+            parts = {self.spec.loss: loss.detach(), "cosine": (agreement.sum(1) / count).mean().detach()}
+        return Measured(loss, parts)
+
+    def _rows(self, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
+        """(B, positions, D) and which of the positions are there; the pooled feature is the first position."""
+        patches, there = tokens.patches, None
+        if tokens.kept is not None:
+            nowhere = patches.new_zeros(len(patches), self.given.cells.patches, patches.shape[2])
+            patches = spread(patches, tokens.kept, onto=nowhere)
+            there = torch.zeros(patches.shape[:2], dtype=torch.bool, device=patches.device)
+            there = there.scatter(1, tokens.kept, True)
+        if tokens.pooled.shape[1]:
+            patches = torch.cat([tokens.pooled[:, None], patches], dim=1)
+            there = None if there is None else nn.functional.pad(there, (1, 0), value=True)
+        return patches, there
+
+
+def both(terms: Tensor, asked: Tensor | None, offered: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The terms of positions that both views have, zero elsewhere, and how many there are in each picture."""
+    there = torch.ones_like(terms, dtype=torch.bool)
+    for present in (asked, offered):
+        there = there if present is None else there & present
+    return torch.where(there, terms, 0.0), there.sum(1).clamp(min=1)

@@ -1,0 +1,122 @@
+"""What measurements own: decoders that paint patches, and the MLPs of contrastive methods."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from mim_ray.blocks import EPSILON, Block, patchified, picture, sincos, spread, start_weights, taken
+from mim_ray.config import Spec
+from mim_ray.errors import Mistake
+from mim_ray.views import Given, Tokens
+
+
+class Decoder(Spec):
+    """MAE's transformer decoder."""
+
+    kind: Literal["decoder"] = "decoder"
+    width: PositiveInt = 512
+    depth: PositiveInt = 8
+    heads: PositiveInt = 16
+
+    def build(self, given: Given, hides: bool) -> "TransformerDecoder":
+        if self.width % self.heads:
+            raise Mistake(f"method.measure.head.heads={self.heads}: expected a divisor of width={self.width}")
+        if self.width % 4:
+            raise Mistake(f"method.measure.head.width={self.width}: expected a multiple of 4")
+        return TransformerDecoder(self, given, hides)
+
+
+class Linear(Spec):
+    """SimMIM's head: each token paints its own patch."""
+
+    kind: Literal["linear"] = "linear"
+
+    def build(self, given: Given, hides: bool) -> "LinearPainter":
+        return LinearPainter(given)
+
+
+Head = Annotated[Decoder | Linear, Field(discriminator="kind")]
+
+
+class TransformerDecoder(nn.Module):
+    """Tokens back to pixels, with a mask token in the place of each patch that has none."""
+
+    positions: Tensor
+
+    def __init__(self, spec: Decoder, given: Given, hides: bool) -> None:
+        super().__init__()
+        self.given = given
+        self.embed = nn.Linear(given.width, spec.width)
+        self.register_buffer("positions", sincos(spec.width, given.cells)[None])
+        self.blocks = nn.ModuleList(Block(spec.width, spec.heads) for _ in range(spec.depth))
+        self.norm = nn.LayerNorm(spec.width, EPSILON)
+        self.predict = nn.Linear(spec.width, given.cells.patch**2 * given.channels)
+        start_weights(self)
+        if given.drops and hides:
+            self.mask_token = nn.Parameter(torch.empty(1, 1, spec.width))
+            nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, views: Sequence[Tokens], wanted: Tensor | None) -> list[Tensor]:
+        """For each view the patches `wanted` (B, W), or all, as (B, W, pixels); all views in one call."""
+        x = torch.cat([self._sequence(tokens) for tokens in views])
+        for block in self.blocks:
+            x = block(x)
+        parts = x[:, 1:].chunk(len(views))
+        if wanted is None or self.given.cells != self.given.grid:
+            return [regrouped(self.predict(self.norm(part)), self.given, wanted) for part in parts]
+        return [self.predict(self.norm(taken(part, wanted))) for part in parts]
+
+    def _sequence(self, tokens: Tokens) -> Tensor:
+        x: Tensor = self.embed(torch.cat([tokens.pooled[:, None], tokens.patches], dim=1))
+        if tokens.kept is not None:
+            masks = self.mask_token.to(x.dtype).expand(len(x), self.given.cells.patches, -1)
+            x = torch.cat([x[:, :1], spread(x[:, 1:], tokens.kept, onto=masks)], dim=1)
+        return x + self.positions
+
+
+class LinearPainter(nn.Module):
+    def __init__(self, given: Given) -> None:
+        super().__init__()
+        self.given = given
+        self.predict = nn.Linear(given.width, given.cells.patch**2 * given.channels)
+        start_weights(self)
+
+    def forward(self, views: Sequence[Tokens], wanted: Tensor | None) -> list[Tensor]:
+        if wanted is None or self.given.cells != self.given.grid:
+            return [regrouped(self.predict(tokens.patches), self.given, wanted) for tokens in views]
+        return [self.predict(taken(tokens.patches, wanted)) for tokens in views]
+
+
+def regrouped(cells: Tensor, given: Given, wanted: Tensor | None) -> Tensor:
+    """(B, cells, pixels of a cell) → (B, patches, pixels of a patch), where the two differ in size."""
+    if given.cells != given.grid:
+        cells = patchified(picture(cells, given.cells), given.grid.patch)
+    return cells if wanted is None else taken(cells, wanted)
+
+
+class Mlp(Spec):
+    """A projector or predictor."""
+
+    layers: PositiveInt = 2
+    hidden: PositiveInt = 2048
+    out: PositiveInt = 768
+    activation: Literal["gelu", "relu"] = "gelu"
+    norm: Literal["none", "hidden", "all"] = Field(
+        "none", description="batch norm after hidden layers, or after all (the last without weights)"
+    )
+
+    def build(self, width: int) -> nn.Sequential:
+        modules: list[nn.Module] = []
+        for number in range(self.layers):
+            last = number == self.layers - 1
+            out = self.out if last else self.hidden
+            modules.append(nn.Linear(width, out, bias=self.norm == "none"))
+            if self.norm == "all" or (self.norm == "hidden" and not last):
+                modules.append(nn.BatchNorm1d(out, affine=not last))
+            if not last:
+                modules.append(nn.GELU() if self.activation == "gelu" else nn.ReLU())
+            width = out
+        return nn.Sequential(*modules)

@@ -1,0 +1,137 @@
+"""One grid over every method: builds, learns, survives text, is one graph; one of each family is compiled."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from mim_ray.config import changed, flatten, resolve
+from mim_ray.cost import cost
+from mim_ray.encoders.vit import SHAPES, Shape
+from mim_ray.errors import Mistake
+from mim_ray.methods import METHODS, resolved
+from mim_ray.methods.sizes import WORDS
+from mim_ray.run import Run
+from mim_ray.siamese import Siamese
+
+PICTURES = 8
+SIZE = (32, 32)
+CONVOLUTIONAL = {"simmim_r50", "a2mim_r50", "a2mim_r50_code", "mocov3_r50", "byol"}
+
+
+def micro(name: str) -> Run:
+    return resolved(name, {"encoder": "resnet-micro" if name in CONVOLUTIONAL else "micro", "batch": PICTURES})
+
+
+def built(run: Run) -> Siamese:
+    torch.manual_seed(0)
+    return run.method.build(SIZE)
+
+
+@pytest.fixture(scope="module")
+def photographs() -> Tensor:
+    """Eight windows of real photographs."""
+    from sklearn.datasets import load_sample_images
+
+    pictures = [torch.from_numpy(picture.copy()).permute(2, 0, 1) for picture in load_sample_images().images]
+    windows = [picture[:, row : row + 128 : 4, 100:228:4] for picture in pictures for row in (0, 90, 180, 270)]
+    return torch.stack(windows)
+
+
+def inputs(run: Run, pictures: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+    crops = (pictures, pictures.flip(3))[: run.method.crops]
+    return crops, torch.arange(PICTURES), torch.arange(PICTURES)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_weight_gets_a_gradient_and_the_loss_falls(name: str, photographs: Tensor) -> None:
+    run = micro(name)
+    model = built(run)
+    optimiser = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], 1e-3)
+    losses = []
+    for _ in range(20):
+        measured = model(*inputs(run, photographs))
+        optimiser.zero_grad()
+        measured.loss.backward()
+        without = [key for key, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
+        assert not without
+        assert all(weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None)
+        optimiser.step()
+        model.follow(0.0)
+        losses.append(measured.loss.item())
+    assert losses[-1] < losses[0]
+    assert not any(part.requires_grad for part in measured.parts.values())
+    if model.target is not None:
+        assert all(weight.grad is None for weight in model.target.parameters())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_survives_being_written_and_read(name: str) -> None:
+    for run in (METHODS[name](), micro(name)):
+        assert resolve(METHODS[name](), flatten(run)) == run
+        assert resolve(METHODS[name](), changed(METHODS[name](), run)) == run
+    assert (METHODS[name].__doc__ or "").endswith(".")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_is_one_graph(name: str, photographs: Tensor) -> None:
+    run = micro(name)
+    model = built(run)
+    torch.compiler.reset()
+    whole = torch.compile(model, fullgraph=True, dynamic=False, backend="eager")
+    assert whole(*inputs(run, photographs)).loss.item() == model(*inputs(run, photographs)).loss.item()
+
+
+@pytest.mark.parametrize("name", ["mae", "rmae", "cmae_token_class", "a2mim", "simmim_r50"])
+def test_compiled_equals_eager(name: str, photographs: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SHAPES, "micro", Shape(64, 2, 2, 1))
+    run = micro(name)
+    model = built(run)
+    torch.compiler.reset()
+    losses, gradients = [], []
+    for one in (model, torch.compile(model, fullgraph=True, dynamic=False)):
+        model.zero_grad()
+        loss = one(*inputs(run, photographs)).loss
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append([weight.grad.clone() for weight in model.parameters() if weight.grad is not None])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for eager, compiled in zip(*gradients, strict=True):
+        assert torch.allclose(eager, compiled, atol=1e-3 * max(eager.abs().max().item(), 1e-3))
+
+
+@pytest.mark.parametrize("name", ["mae", "rmae", "cmae_token_class", "a2mim_r50", "mocov3", "supervised"])
+def test_bf16_stays_close(name: str, photographs: Tensor) -> None:
+    run = micro(name)
+    model = built(run)
+    exact = model(*inputs(run, photographs)).loss.item()
+    with torch.autocast("cpu", torch.bfloat16):
+        measured = model(*inputs(run, photographs))
+    assert measured.loss.dtype == torch.float32
+    assert measured.loss.item() == pytest.approx(exact, rel=0.05)
+    measured.loss.backward()
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_every_encoder_word_names_a_run(word: str) -> None:
+    for name in ("mae", "a2mim", "cmae", "mocov3"):
+        run = resolved(name, {"encoder": word})
+        assert resolve(METHODS[name](), flatten(run)) == run
+
+
+def test_an_unknown_encoder_is_refused_with_the_nearest() -> None:
+    with pytest.raises(Mistake, match="did you mean 'vit-small'"):
+        resolved("mae", {"encoder": "vit-smal"})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_cost_is_what_torch_counts(name: str, photographs: Tensor) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    run = micro(name)
+    model = built(run)
+    with FlopCounterMode(display=False) as counter:
+        model(*inputs(run, photographs)).loss.backward()
+    expected = cost(run)
+    assert expected.parameters == sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    assert expected.flops == pytest.approx(counter.get_total_flops() / PICTURES, rel=0.03)
+    assert expected.activation_bytes > 0
