@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from mim_ray.errors import Mistake
+from mim_ray.phrases import as_text, one_of, reason
 
 
 class Spec(BaseModel):
@@ -47,6 +48,14 @@ def resolve(spec: S, overrides: Mapping[str, object]) -> S:
             raise _unknown(type(spec), path)
         spec = _edited(spec, path, overrides[path])
     return _validated(spec)
+
+
+def drafted(spec: S, overrides: Mapping[str, object]) -> S:
+    """The spec with only the kinds that the overrides choose, unchecked: for deciding what else must change."""
+    for path in sorted(overrides, key=lambda path: path.count(".")):
+        if path in _reachable(type(spec)) and _choices(_reachable(type(spec))[path]):
+            spec = _edited(spec, path, overrides[path])
+    return spec
 
 
 def flatten(spec: Spec) -> dict[str, str]:
@@ -132,19 +141,9 @@ def _reachable(spec_type: type[Spec]) -> dict[str, FieldInfo]:
 # Leaves as text, and back.
 
 
-def _text(value: object) -> str:
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple | list):
-        row = io.StringIO()
-        csv.writer(row).writerow(map(_text, value))
-        return row.getvalue().removesuffix("\r\n")
-    return repr(value) if isinstance(value, Spec) else str(value)
-
-
 def _write(value: object, annotation: Any) -> str:
     r"""A leaf as text; where `none` would mean absent, the word itself is `\none`."""
-    text = _text(value)
+    text = as_text(value)
     ambiguous = value is not None and NoneType in _alternatives(annotation)
     return "\\" + text if ambiguous and re.fullmatch(r"\\*none", text) else text
 
@@ -157,7 +156,7 @@ def _read(text: str, annotation: Any) -> object:
             return None
         text = re.sub(r"^\\(\\*none)$", r"\1", text)
     for choice in (choice for arm in arms if get_origin(arm) is Literal for choice in get_args(arm)):
-        if text == _text(choice):
+        if text == as_text(choice):
             return choice
     for items in (get_args(arm) for arm in arms if get_origin(arm) is tuple):
         cells = chain.from_iterable(csv.reader(io.StringIO(text, newline="")))
@@ -196,14 +195,14 @@ def _holder(field: FieldInfo, current: Spec | None, here: str, below: str) -> Sp
 
 def _chosen(field: FieldInfo, current: Spec | None, here: str, value: object) -> Spec | None:
     """The nested spec that a word asks for: its defaults, and what it shares with the current one."""
-    choices, word = _choices(field), _text(value)
+    choices, word = _choices(field), as_text(value)
     if isinstance(value, Spec) and type(value) in choices.values():
         return value
     if word not in choices and choices.keys() == {"on"}:
         fields = (f"{here}.{name}" for only in choices.values() if only for name in _fields(only))
         raise _refused(here, value, f"set its fields instead: {', '.join(fields)}")
     if word not in choices:
-        raise _refused(here, value, _one_of(list(choices), word))
+        raise _refused(here, value, one_of(list(choices), word))
     member = choices[word]
     if member is None:
         return None
@@ -232,18 +231,6 @@ def _validated(spec: S, above: str = "") -> S:
 
 # Refusals, in words.
 
-_PHRASES = (
-    (r"^Input should be a valid boolean.*", "true or false"),
-    (r"^Input should be a valid integer.*", "an integer"),
-    (r"^Input should be a valid (number|string).*", r"a \1"),
-    (r"^Input should be a valid tuple", "values separated by commas"),
-    (r"^Input is not a valid path.*", "a path"),
-    (r"^Input should be ", ""),
-    (r"^String should have", "a string with"),
-    (r"^String should match", "a string that matches"),
-    (r"^Tuple should have (.*?) items? after.*", r"\1 values separated by commas"),
-)
-
 
 def _unknown(spec_type: type[Spec], path: str) -> Mistake:
     """With the path most like it among those that end in a similar name, or else what the level has."""
@@ -263,34 +250,12 @@ def _unknown(spec_type: type[Spec], path: str) -> Mistake:
 def _misfit(error: ErrorDetails, values: Mapping[str, object], above: str) -> Mistake:
     """What pydantic found wrong with the values of one spec."""
     if not error["loc"]:
-        return Mistake(" ".join(_reason(error).split()))
+        return Mistake(" ".join(reason(error).split()))
     name = str(error["loc"][0])
     if name not in values:
         return Mistake(f"{above}{name}: expected a value")
-    return _refused(f"{above}{name}", values[name], _reason(error))
+    return _refused(f"{above}{name}", values[name], reason(error))
 
 
 def _refused(path: str, value: object, reason: str) -> Mistake:
-    return Mistake(" ".join(f"{path}={_text(value)}: {reason}".split()))
-
-
-def _reason(error: ErrorDetails) -> str:
-    """Pydantic's complaint as what was expected; a validator's own message stays as it is."""
-    words, context = error["msg"], error.get("ctx", {})
-    if "error" in context:
-        return str(context["error"])
-    if error["type"] == "literal_error":
-        return _one_of(re.split(", | or ", context["expected"].replace("'", "")), _text(error["input"]))
-    if error["type"] == "missing":
-        return f"expected {int(error['loc'][-1]) + 1} values separated by commas"
-    number = "an integer" if any(isinstance(limit, int) for limit in context.values()) else "a number"
-    words = re.sub("^Input should be (?=greater|less)", f"{number} ", words)
-    for theirs, ours in _PHRASES:
-        words = re.sub(theirs, ours, words)
-    return f"expected {words}"
-
-
-def _one_of(choices: Sequence[str], word: str) -> str:
-    match = get_close_matches(word, choices, n=1)
-    listed = " or ".join(", ".join(choices).rsplit(", ", 1))
-    return f"expected {listed}" + (f": did you mean {match[0]!r}?" if match else "")
+    return Mistake(" ".join(f"{path}={as_text(value)}: {reason}".split()))

@@ -1,5 +1,7 @@
 """Which sentences mean nothing, and why; refused where they are written."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from mim_ray.encoders.cnn import CNN
@@ -51,19 +53,33 @@ def check_sentence(method: Sentence) -> None:
     _check_channels(method)
 
 
+def hidings(method: Sentence, image: tuple[int, int]) -> tuple[bool, bool]:
+    """Whether the first view, and the second if it is encoded, hide anything."""
+    grid, first, second = method.encoder.grid(image), method.t1.mask, method.t2.mask
+    hides = first is not None and first.hides(grid, False)
+    encoded = isinstance(method.target, Twin | Ema)
+    return hides, encoded and second is not None and second.hides(grid, hides)
+
+
 def check_picture(method: Sentence, image: tuple[int, int]) -> None:
     """What depends on the size of the pictures."""
-    try:
-        method.encoder.fits(image, hides=method.t1.mask is not None)
-    except Mistake as mistake:
-        raise Mistake(f"method.encoder.{mistake}") from None
-    grid = method.encoder.grid(image)
+    with _named("method.encoder."):
+        grid = method.encoder.grid(image)
     for name, view in (("t1", method.t1), ("t2", method.t2)):
         if isinstance(view.mask, RandomMask):
-            try:
+            with _named(f"method.{name}.mask."):
                 view.mask.count(grid)
-            except Mistake as mistake:
-                raise Mistake(f"method.{name}.mask.{mistake}") from None
+    with _named("method.encoder."):
+        method.encoder.fits(image, hides=any(hidings(method, image)))
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Mistakes inside begin with the path of what was written."""
+    try:
+        yield
+    except Mistake as mistake:
+        raise Mistake(f"{path}{mistake}") from None
 
 
 def _check_target(method: Sentence) -> None:

@@ -11,7 +11,7 @@ from mim_ray.encoders.encoder import Encoder, EncoderModule
 from mim_ray.encoders.target import Ema, Labels, Pixels, Target, Twin, follow, shadow_of
 from mim_ray.encoders.vit import ViT
 from mim_ray.errors import Mistake
-from mim_ray.grammar import check_picture, check_sentence
+from mim_ray.grammar import check_picture, check_sentence, hidings
 from mim_ray.measures.measure import Measure
 from mim_ray.measures.reconstruct import Reconstruct
 from mim_ray.transforms.cutmix import neighbours
@@ -74,11 +74,8 @@ class Siamese(nn.Module):
         super().__init__()
         self.method, self.seed = method, seed
         self.normalise = Normalise(method.mean, method.std)
-        hides = (method.t1.mask is not None, method.t2.mask is not None and method.t1.mask is not None)
-        encodes_second = isinstance(method.target, Twin | Ema)
-        encoder = method.encoder.build(
-            image, hides=hides[0] or (hides[1] and encodes_second), pooled=method.measure.uses_pooled
-        )
+        hides = hidings(method, image)
+        encoder = method.encoder.build(image, hides=any(hides), pooled=method.measure.uses_pooled)
         given = Given(
             width=encoder.width,
             channels=method.encoder.channels,

@@ -5,6 +5,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather, all_reduce
 
+from mim_ray.errors import Mistake
+
 
 def size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -41,6 +43,8 @@ class GlobalBatchNorm(nn.SyncBatchNorm):
         self.after = nn.Sequential(*(getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.numel() == x.shape[1] and size() == 1:
+            raise Mistake("batch=1: a batch norm needs more than one picture: expected at least 2")
         if x.is_cuda:
             x = super().forward(x)
         elif size() == 1 or not self.training:

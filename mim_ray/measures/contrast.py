@@ -54,10 +54,9 @@ class Projection(nn.Module):
             tokens = Tokens(tokens.patches[:, :0], tokens.patches.mean(1), None)
         elif self.by == "class":
             tokens = Tokens(tokens.patches[:, :0], tokens.pooled, None)
-        compared = tokens.patches if self.by == "token" else torch.cat([tokens.pooled[:, None], tokens.patches], 1)
-        compared = self.mlp(compared.flatten(0, 1)).unflatten(0, compared.shape[:2])
-        first = 0 if self.by == "token" else 1
-        return Tokens(compared[:, first:], compared[:, :first].flatten(1), tokens.kept)
+        elif self.by == "token":
+            tokens = tokens._replace(pooled=tokens.pooled[:, :0])
+        return through(self.mlp, tokens)
 
 
 class Contrasting(nn.Module):
@@ -67,9 +66,8 @@ class Contrasting(nn.Module):
         self.predictor = spec.predictor.build(spec.projector.out) if spec.predictor else nn.Identity()
 
     def forward(self, seen: Tokens, other: Tokens, a: View, b: View) -> Measured:
-        q, asked = self._rows(seen)
+        q, asked = self._rows(through(self.predictor, seen))
         k, offered = self._rows(other)
-        q = self.predictor(q.flatten(0, 1)).unflatten(0, q.shape[:2])
         with single_precision(q):
             q, k = (nn.functional.normalize(x.float(), dim=2) for x in (q, k))
             k = k.detach() if self.given.stop_gradient else k
@@ -105,6 +103,16 @@ class Contrasting(nn.Module):
             patches = torch.cat([tokens.pooled[:, None], patches], dim=1)
             there = None if there is None else nn.functional.pad(there, (1, 0), value=True)
         return patches, there
+
+
+def through(mlp: nn.Module, tokens: Tokens) -> Tokens:
+    """All tokens of all pictures as rows of one matrix; a pooled feature without width is not there."""
+    if not tokens.pooled.shape[1]:
+        patches = mlp(tokens.patches.flatten(0, 1)).unflatten(0, tokens.patches.shape[:2])
+        return tokens._replace(patches=patches)
+    rows = torch.cat([tokens.pooled[:, None], tokens.patches], dim=1)
+    rows = mlp(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
+    return Tokens(rows[:, 1:], rows[:, 0], tokens.kept)
 
 
 def both(terms: Tensor, asked: Tensor | None, offered: Tensor | None) -> tuple[Tensor, Tensor]:

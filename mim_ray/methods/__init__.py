@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from mim_ray.config import resolve
+from mim_ray.config import drafted, resolve
 from mim_ray.errors import Mistake, nearest
 from mim_ray.methods import a2mim, byol, cmae, mae, mocov3, rmae, simmim, supervised
 from mim_ray.methods.sizes import encoder_overrides
@@ -41,4 +41,6 @@ def resolved(method: str, overrides: Mapping[str, object]) -> Run:
         raise Mistake(f"no method {method!r}{nearest(method, METHODS)}")
     run, changes = METHODS[method](), dict(overrides)
     word = changes.pop("encoder", None)
-    return resolve(run, (encoder_overrides(str(word), run) if word is not None else {}) | changes)
+    if word is not None:
+        changes = encoder_overrides(str(word), drafted(run, changes)) | changes
+    return resolve(run, changes)

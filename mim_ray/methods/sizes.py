@@ -65,6 +65,6 @@ def _small_pictures(run: Run, small: bool) -> dict[str, Any]:
             f"method.measure.head.{field}": to for field, to in (("width", 128), ("depth", 2), ("heads", 4))
         }
     if isinstance(measure, Contrast):
-        for head in ("projector", "predictor"):
+        for head in ("projector", "predictor") if measure.predictor else ("projector",):
             changes |= {f"method.measure.{head}.hidden": 512, f"method.measure.{head}.out": 128}
     return changes

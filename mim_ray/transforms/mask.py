@@ -29,6 +29,11 @@ class RandomMask(Spec):
         members = self._members(grid, position.device)
         return Hiding(members[order].flatten(1) if members.shape[1] > 1 else order, shown * members.shape[1])
 
+    def hides(self, grid: Grid, partner: bool) -> bool:
+        """Whether anything is hidden; `partner`: whether the other view hides anything."""
+        blocks, shown = self.count(grid)
+        return shown < blocks
+
     def count(self, grid: Grid) -> tuple[int, int]:
         """How many blocks there are and how many are shown; refuses what cannot be."""
         side = self.block or grid.patch
@@ -58,6 +63,9 @@ class ComplementMask(Spec):
     """Hides exactly what the partner shows, and shows exactly what it hides; all, where that is all."""
 
     kind: Literal["complement"] = "complement"
+
+    def hides(self, grid: Grid, partner: bool) -> bool:
+        return partner
 
     def hiding(self, grid: Grid, position: Tensor, seed: int, view: int, partner: Hiding | None) -> Hiding | None:
         if partner is None:
