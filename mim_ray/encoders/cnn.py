@@ -109,8 +109,9 @@ class Backbone(nn.Module):
         self.cells = Grid(image[0] // stride, image[1] // stride, stride)
         self.grid, self.hidden, self.entry = spec.grid(image), spec.hidden, spec.entry
         if not pooled:
-            for head in HEADS & dict(self.net.named_children()).keys():
-                getattr(self.net, head).requires_grad_(False)
+            used = {id(weight) for part in chain(*self._parts) for weight in part.parameters()}
+            for weight in self.net.parameters():
+                weight.requires_grad_(id(weight) in used)
         if hides:
             width, stride = features[spec.entry]
             self.scale = spec.patch // stride
@@ -156,6 +157,8 @@ def model_of(name: str, stem: str, channels: int) -> Any:
     theirs, settings = OURS.get(name, (name, {}))
     net: Any = timm.create_model(theirs, num_classes=0, in_chans=channels, **settings)
     if stem == "small":
+        if not isinstance(getattr(net, "conv1", None), nn.Conv2d):
+            raise Mistake(f"stem=small: {name} does not begin with one convolution: expected stem=standard")
         net.conv1 = nn.Conv2d(channels, net.conv1.out_channels, 3, 1, 1, bias=False)
         net.maxpool = nn.Identity()
     return net
@@ -166,11 +169,17 @@ def features_of(name: str, stem: str, channels: int) -> tuple[tuple[int, int], .
     """(features, stride) after the stem and after every stage."""
     found = []
     with torch.device("meta"), torch.no_grad():
+        net = model_of(name, stem, channels)
         x = probe(channels, torch.device("meta"))
-        for part in parts_of(model_of(name, stem, channels), name):
-            for module in part:
-                x = module(x)
-            found.append((x.shape[1], PROBE // x.shape[2]))
+        for part in parts_of(net, name):
+            try:
+                for module in part:
+                    x = module(x)
+                found.append((x.shape[1], PROBE // x.shape[2]))
+            except (RuntimeError, AssertionError, IndexError, TypeError):
+                raise _uncut(name) from None
+    if x.dim() != 4 or x.shape[1] != net.num_features:
+        raise _uncut(name)
     return tuple(found)
 
 

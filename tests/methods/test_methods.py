@@ -135,3 +135,19 @@ def test_the_cost_is_what_torch_counts(name: str, photographs: Tensor) -> None:
     assert expected.parameters == sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     assert expected.flops == pytest.approx(counter.get_total_flops() / PICTURES, rel=0.03)
     assert expected.activation_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("simmim", {"method.t1.mask": "none"}),
+        ("rmae", {"method.encoder.hidden": "replace", "method.measure.head": "linear"}),
+        ("cmae", {"method.measure.predictor": "none"}),
+        ("mae", {"method.target": "twin", "method.measure": "contrast", "method.t2.mask": "none"}),
+    ],
+)
+def test_a_small_size_respects_what_was_chosen(name: str, changes: dict[str, object]) -> None:
+    run = resolved(name, {"encoder": "micro"} | changes)
+    flat = flatten(run)
+    assert all(flat[path] == word for path, word in changes.items())
+    assert built(run)
