@@ -69,8 +69,15 @@ def check_picture(method: Sentence, image: tuple[int, int]) -> None:
         if isinstance(view.mask, RandomMask):
             with _named(f"method.{name}.mask."):
                 view.mask.count(grid)
+    first, second = hidings(method, image)
     with _named("method.encoder."):
-        method.encoder.fits(image, hides=any(hidings(method, image)))
+        method.encoder.fits(image, hides=first or second)
+    untrained = second and not first and isinstance(method.target, Ema) and not method.symmetric
+    if untrained and method.encoder.hidden != "drop":
+        raise Mistake(
+            "method.t1.mask=none: only the target would see the token for hidden patches, and nothing would train it: "
+            "expected method.t1.mask=random, method.t2.mask=none or method.symmetric=true"
+        )
 
 
 @contextmanager
@@ -110,7 +117,8 @@ def _check_views(method: Sentence) -> None:
             raise ValueError(
                 f"method.{name}.fill={view.fill}: hidden patches are dropped, not filled: expected none"
             )
-        if view.colour and view.colour.sigma[0] > view.colour.sigma[1]:
+    for name, colour in (("t1", method.t1.colour), ("t2", method.t2.colour), ("shared", method.shared.colour)):
+        if colour and colour.sigma[0] > colour.sigma[1]:
             raise ValueError(f"method.{name}.colour.sigma: expected the least and then the most")
 
 
@@ -126,7 +134,7 @@ def _check_tokens(method: Sentence) -> None:
     if by_token and drops and isinstance(method.t2.mask, ComplementMask):
         raise ValueError(
             "method.t2.mask=complement: the views share no patch for a token-wise loss, since each drops what the "
-            "other shows: expected method.t2.mask=none, method.encoder.hidden=replace, or measure.by=mean or class"
+            "other shows: expected method.t2.mask=none, method.encoder.hidden=replace, or method.measure.by=mean or class"
         )
 
 

@@ -21,7 +21,7 @@ class Spectrum(Spec):
     def loss(self, painted: Tensor, picture: Tensor, hidden: Tensor) -> Tensor:
         """(B, C, H, W) each; `hidden` (B, 1, H, W): where the gradient flows."""
         painted = torch.where(hidden, painted, painted.detach())
-        difference: Tensor = torch.fft.rfft2(painted - picture, norm="ortho").abs()
+        difference: Tensor = torch.linalg.vector_norm(spectrum(painted - picture), dim=-1)
         weight = difference.detach().pow(self.alpha if self.focused else 0.0)
         twice = half_spectrum_counts(painted.shape[3], painted.device)
         total: Tensor = (twice * weight * difference).sum()
@@ -40,14 +40,18 @@ class BatchSpectrum(Spec):
         scored = torch.where(hidden, 1.0, self.leak)
         mixed = painted * scored + elsewhere * (1 - scored)
         mean = world.averaged((mixed - picture).mean(0))
-        spectrum = torch.view_as_real(torch.fft.rfft2(mean, norm="ortho"))
-        power = spectrum.square().sum(-1)
+        power = spectrum(mean).square().sum(-1)
         weight = torch.log1p(power.detach().sqrt())
         weight = weight / weight.max().clamp(min=1e-12)
         return (half_spectrum_counts(mean.shape[2], mean.device) * weight * power).sum() / mean.numel()
 
 
 Fourier = Annotated[Spectrum | BatchSpectrum, Field(discriminator="kind")]
+
+
+def spectrum(x: Tensor) -> Tensor:
+    """Of real pictures (…, H, W): half of it, as pairs of reals, which compilers know."""
+    return torch.view_as_real(torch.fft.rfft2(x, norm="ortho"))
 
 
 def half_spectrum_counts(width: int, device: torch.device) -> Tensor:

@@ -42,8 +42,7 @@ def _same_position(
     logits = torch.einsum("bpd,cpd->pbc", q[:, part], k[:, part]) / temperature
     if offered is not None:
         logits = logits.masked_fill(~offered[:, part].T[:, None], ABSENT)
-    right = logits.diagonal(first, 1, 2)
-    return (logits.logsumexp(2) - right).T
+    return logits.logsumexp(2).T - _mine(q, k, part, temperature, first)
 
 
 def _all_positions(
@@ -52,5 +51,8 @@ def _all_positions(
     logits = torch.einsum("bpd,cnd->bpcn", q[:, part], k) / temperature
     if offered is not None:
         logits = logits.masked_fill(~offered, ABSENT)
-    mine = torch.einsum("bpd,bpd->bp", q[:, part], k[first : first + len(q), part]) / temperature
-    return logits.flatten(2).logsumexp(2) - mine
+    return logits.flatten(2).logsumexp(2) - _mine(q, k, part, temperature, first)
+
+
+def _mine(q: Tensor, k: Tensor, part: slice, temperature: float, first: int) -> Tensor:
+    return torch.einsum("bpd,bpd->bp", q[:, part], k[first : first + len(q), part]) / temperature

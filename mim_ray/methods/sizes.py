@@ -20,17 +20,17 @@ def encoder_overrides(word: str, run: Run) -> dict[str, Any]:
     size = word.removeprefix("vit-")
     if size in SHAPES:
         block = {"micro": 8, "huge": 28}.get(size, 32)
-        return _vit(size) | _blocks(run, block) | _small_pictures(run, size == "micro")
+        return _vit(size) | _place(run) | _blocks(run, block) | _small_pictures(run, size == "micro")
     try:
         CNN(name=word)
     except ValueError:
         raise Mistake(f"encoder={word}: no such encoder{nearest(word, WORDS)}") from None
-    return _cnn(word, run) | _blocks(run, 8 if word in OURS else 32) | _small_pictures(run, word in OURS)
+    return _cnn(word, run) | _place(run) | _blocks(run, 8 if word in OURS else 32) | _small_pictures(run, word in OURS)
 
 
 def _vit(size: str) -> dict[str, Any]:
     patch = {"micro": 4, "huge": 14}.get(size, 16)
-    return {"method.encoder": "vit", "method.encoder.size": size, "method.encoder.patch": patch, **AT_DEFAULT}
+    return {"method.encoder": "vit", "method.encoder.size": size, "method.encoder.patch": patch}
 
 
 def _cnn(name: str, run: Run) -> dict[str, Any]:
@@ -41,11 +41,12 @@ def _cnn(name: str, run: Run) -> dict[str, Any]:
         "method.encoder.stem": "small" if small else "standard",
         "method.encoder.patch": 8 if small else 32,
         "method.encoder.hidden": "replace" if run.method.encoder.hidden == "drop" else run.method.encoder.hidden,
-        **AT_DEFAULT,
     }
 
 
-AT_DEFAULT = {"method.encoder.at": "none"}
+def _place(run: Run) -> dict[str, Any]:
+    """Where the token enters is the new encoder's own default, except that what enters first still does."""
+    return {} if run.method.encoder.at == 0 else {"method.encoder.at": "none"}
 
 
 def _blocks(run: Run, side: int) -> dict[str, Any]:

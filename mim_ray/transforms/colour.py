@@ -4,7 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from mim_ray.config import Spec
@@ -22,7 +22,7 @@ class Jitter(Spec):
     chance: float = Field(0.8, ge=0, le=1, description="probability of the first four")
     grey: float = Field(0.2, ge=0, le=1, description="probability")
     blur: float = Field(0.0, ge=0, le=1, description="probability; hidden patches are then filled first")
-    sigma: tuple[float, float] = Field((0.1, 2.0), description="of the blur, least and most, in pixels")
+    sigma: tuple[PositiveFloat, PositiveFloat] = Field((0.1, 2.0), description="of the blur, least and most, in pixels")
     solarise: float = Field(0.0, ge=0, le=1, description="probability")
 
     def __call__(self, x: Tensor, key: Tensor, shown: Tensor | None) -> Tensor:

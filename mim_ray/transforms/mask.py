@@ -1,5 +1,6 @@
 """Which patches of a picture are hidden: a function of (seed, view, position) alone."""
 
+import math
 from typing import Annotated, Literal
 
 import torch
@@ -46,9 +47,8 @@ class RandomMask(Spec):
         blocks = grid.patches // scale**2
         shown = int(blocks * (1 - self.ratio) + 1e-9)
         if not shown:
-            raise Mistake(
-                f"ratio={self.ratio}: hides all of {blocks} blocks: expected at most {1 - 1 / blocks:.6g}"
-            )
+            most = math.floor((1 - 1 / blocks) * 1e6) / 1e6
+            raise Mistake(f"ratio={self.ratio}: hides all of {blocks} blocks: expected at most {most:g}")
         return blocks, shown
 
     def _members(self, grid: Grid, device: torch.device) -> Tensor:

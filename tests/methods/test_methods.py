@@ -81,9 +81,10 @@ def test_a_step_is_one_graph(name: str, photographs: Tensor) -> None:
     assert whole(*inputs(run, photographs)).loss.item() == model(*inputs(run, photographs)).loss.item()
 
 
-@pytest.mark.parametrize("name", ["mae", "rmae", "cmae_token_class", "a2mim", "simmim_r50"])
+@pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")
+@pytest.mark.parametrize("name", ["rmae", "cmae_token_class", "a2mim_r50"])
 def test_compiled_equals_eager(name: str, photographs: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SHAPES, "micro", Shape(64, 2, 2, 1))
+    monkeypatch.setitem(SHAPES, "micro", Shape(64, 1, 2, 1))
     run = micro(name)
     model = built(run)
     torch.compiler.reset()
