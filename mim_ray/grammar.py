@@ -75,8 +75,8 @@ def check_picture(method: Sentence, image: tuple[int, int]) -> None:
     untrained = second and not first and isinstance(method.target, Ema) and not method.symmetric
     if untrained and method.encoder.hidden != "drop":
         raise Mistake(
-            "method.t1.mask=none: only the target would see the token for hidden patches, and nothing would train it: "
-            "expected method.t1.mask=random, method.t2.mask=none or method.symmetric=true"
+            "method.t1.mask=none: only the target would see the token for hidden patches, and nothing would "
+            "train it: expected method.t1.mask=random, method.t2.mask=none or method.symmetric=true"
         )
 
 
@@ -134,7 +134,8 @@ def _check_tokens(method: Sentence) -> None:
     if by_token and drops and isinstance(method.t2.mask, ComplementMask):
         raise ValueError(
             "method.t2.mask=complement: the views share no patch for a token-wise loss, since each drops what the "
-            "other shows: expected method.t2.mask=none, method.encoder.hidden=replace, or method.measure.by=mean or class"
+            "other shows: expected method.t2.mask=none, method.encoder.hidden=replace, or "
+            "method.measure.by=mean or class"
         )
 
 

@@ -25,7 +25,12 @@ def encoder_overrides(word: str, run: Run) -> dict[str, Any]:
         CNN(name=word)
     except ValueError:
         raise Mistake(f"encoder={word}: no such encoder{nearest(word, WORDS)}") from None
-    return _cnn(word, run) | _place(run) | _blocks(run, 8 if word in OURS else 32) | _small_pictures(run, word in OURS)
+    return (
+        _cnn(word, run)
+        | _place(run)
+        | _blocks(run, 8 if word in OURS else 32)
+        | _small_pictures(run, word in OURS)
+    )
 
 
 def _vit(size: str) -> dict[str, Any]:

@@ -22,7 +22,9 @@ class Jitter(Spec):
     chance: float = Field(0.8, ge=0, le=1, description="probability of the first four")
     grey: float = Field(0.2, ge=0, le=1, description="probability")
     blur: float = Field(0.0, ge=0, le=1, description="probability; hidden patches are then filled first")
-    sigma: tuple[PositiveFloat, PositiveFloat] = Field((0.1, 2.0), description="of the blur, least and most, in pixels")
+    sigma: tuple[PositiveFloat, PositiveFloat] = Field(
+        (0.1, 2.0), description="of the blur, least and most, in pixels"
+    )
     solarise: float = Field(0.0, ge=0, le=1, description="probability")
 
     def __call__(self, x: Tensor, key: Tensor, shown: Tensor | None) -> Tensor:
