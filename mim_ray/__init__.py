@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mim_ray.data.sources import open_source
     from mim_ray.data.verify import verify
     from mim_ray.errors import Failure, Mistake
+    from mim_ray.launch import train
     from mim_ray.methods import METHODS, resolved
     from mim_ray.run import Run
     from mim_ray.siamese import Method, Siamese
@@ -36,12 +37,14 @@ _HOME = {
     "resolved": "methods",
     "save_timm": "weights.files",
     "save_vitmae": "weights.files",
+    "train": "launch",
     "verify": "data.verify",
 }
 
 __all__ = [
     "METHODS", "Batch", "CenterCrop", "Failure", "Import", "Loader", "Method", "Mistake", "RandomCrop", "Run",
-    "Siamese", "import_set", "load_weights", "open_source", "resolved", "save_timm", "save_vitmae", "verify",
+    "Siamese", "import_set", "load_weights", "open_source", "resolved", "save_timm", "save_vitmae", "train",
+    "verify",
 ]  # fmt: skip
 
 

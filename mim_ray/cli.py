@@ -123,6 +123,31 @@ def _show_cost(method: str, run: "Run", track: bool, as_json: bool) -> None:
 
 
 @app.command()
+def train(
+    method: Annotated[str | None, typer.Argument(help="As `mim-ray list` names them.")] = None,
+    overrides: Overrides = None,
+    resume: Annotated[str | None, typer.Option(help="Go on with this run (its name, or its MLflow id).")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster; by default RAY_ADDRESS, or one here.")
+    ] = None,
+    track: Track = True,
+    as_json: Json = False,
+) -> None:
+    """Pretrains a method on data.train=…, here or on a cluster, and resumes what was begun."""
+    from mim_ray.launch import train as run_train
+
+    words = list(overrides or [])
+    if method is not None and "=" in method:  # no method, for a resumed run has one
+        words, method = [method, *words], None
+    result = run_train(method, parse(words), resume=resume, address=address, track=track)
+    if as_json:
+        print_json(result)
+        return
+    metrics = result.pop("metrics")
+    print_table((), [*result.items(), *((name, f"{value:.6g}") for name, value in metrics.items())])
+
+
+@app.command()
 def doctor(
     beton: Annotated[
         Path | None, typer.Argument(help="Also ask whether this dataset fits the page cache.")

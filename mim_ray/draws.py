@@ -22,6 +22,7 @@ class Purpose(IntEnum):
     MASK = 5
     COLOUR = 6
     CUTMIX = 7
+    STEP = 8
 
 
 def _mix(x: U64) -> U64:

@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -11,43 +12,49 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 LOG_EVERY_SECONDS = 10.0
 
 
+class Advance(Protocol):
+    def __call__(self, count: int, note: str = "") -> None: ...
+
+
 @contextmanager
-def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Yields `advance(count)`. Everything goes to stderr, so that stdout stays for results."""
+def progress(what: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
+    """Yields `advance(count, note)`. Everything goes to stderr, so that stdout stays for results."""
     if sys.stderr.isatty():
-        rate = TextColumn("{task.fields[rate]}")
-        columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn()
+        rate, note = TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[note]}")
+        columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(), note
         with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(what, total=total, rate="")
+            task = bar.add_task(what, total=total, completed=done, rate="", note="")
             began = time.monotonic()
 
-            def advance(count: int) -> None:
-                done = bar.tasks[0].completed + count
-                bar.update(task, advance=count, rate=f"{_short(_rate(done, began))} {unit}/s")
+            def advance(count: int, note: str = "") -> None:
+                made = bar.tasks[0].completed + count - done
+                bar.update(task, advance=count, rate=f"{_short(_rate(made, began))} {unit}/s", note=note)
 
             yield advance
         return
-    lines = _Lines(what, total, unit)
+    lines = _Lines(what, total, unit, done)
     yield lines.advance
     lines.end()
 
 
 class _Lines:
-    def __init__(self, what: str, total: int, unit: str) -> None:
+    def __init__(self, what: str, total: int, unit: str, done: int) -> None:
         self._what, self._total, self._unit = what, total, unit
-        self._done, self._began, self._said = 0, time.monotonic(), time.monotonic()
-        self._said_of = -1
+        self._first = self._done = done
+        self._began, self._said = time.monotonic(), time.monotonic()
+        self._said_of, self._note = -1, ""
 
-    def advance(self, count: int) -> None:
+    def advance(self, count: int, note: str = "") -> None:
         self._done += count
+        self._note = note
         if time.monotonic() - self._said > LOG_EVERY_SECONDS:
             self.say()
 
     def say(self) -> None:
-        rate = _rate(self._done, self._began)
-        left = (self._total - self._done) / rate if rate else 0
+        rate = _rate(self._done - self._first, self._began)
+        left = (self._total - self._done) / rate if rate > 0 else 0
         line = f"{self._what}: {self._done:,}/{self._total:,} {self._unit}, {_short(rate)}/s, {left:.0f} s left"
-        print(line, file=sys.stderr, flush=True)
+        print(line, *([self._note] if self._note else []), sep=", ", file=sys.stderr, flush=True)
         self._said, self._said_of = time.monotonic(), self._done
 
     def end(self) -> None:

@@ -1,8 +1,9 @@
 """A run: a method, its data, and how it is optimised. One frozen spec, printed, sent and stored as text."""
 
+import re
 from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from mim_ray.config import Spec
 from mim_ray.siamese import Method
@@ -11,6 +12,7 @@ from mim_ray.transforms.crop import Crop, RandomCrop
 
 class Data(Spec):
     train: str | None = Field(None, description="a beton (path or URL) or a sample: set")
+    val: str | None = Field(None, description="the same, for looking on while training")
     crop: Crop = RandomCrop()
     samples_per_epoch: PositiveInt | None = Field(None, description="a virtual epoch; none: the set's size")
     backend: Literal["auto", "ffcv", "torch"] = "auto"
@@ -33,17 +35,66 @@ class Schedule(Spec):
     warmup_epochs: float = Field(20, ge=0, description="linear from 0; a half cosine to 0 follows")
 
 
+class Checkpoint(Spec):
+    every_steps: PositiveInt | None = Field(None, description="none: by time alone")
+    every_minutes: PositiveFloat | None = Field(
+        15, description="looked at when losses are read; none: by steps alone"
+    )
+    keep: PositiveInt = Field(2, description="how many of the newest to keep")
+    artifacts: bool = Field(False, description="also send each to MLflow, for where no folder outlives a machine")
+
+
+class Tracking(Spec):
+    uri: str | None = Field(None, description="MLflow's address; none: MLFLOW_TRACKING_URI, or mlflow.db here")
+    experiment: str = "mim_ray"
+    every_steps: PositiveInt = Field(20, description="how many steps are read and logged together, as their mean")
+
+
 class Run(Spec):
     name: str = Field("", description="what to call the run; empty: the method and a time")
     seed: int = Field(0, ge=0, lt=1 << 63)
     epochs: PositiveInt = 100
+    steps: PositiveInt | None = Field(None, description="end here instead of after the epochs")
     batch: PositiveInt = Field(1024, description="of all workers together")
+    workers: str = Field(
+        "1", description="how many; 2:8 takes what the cluster has; 0: in this process, without Ray"
+    )
+    cpus_per_worker: PositiveInt | None = Field(None, description="none: its share of the machine's cores")
+    gpus_per_worker: float | None = Field(None, ge=0, description="none: 1 where there are GPUs")
+    resources: tuple[str, ...] = Field((), description="others of each worker, as in a100:1,fast_disk:1")
+    storage: str = Field("runs", description="folder or URL below which runs keep their checkpoints")
+    micro: PositiveInt | None = Field(
+        None, description="most pictures of a worker at once; none: what fits in memory"
+    )
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the hardware has it")
+    compile: bool = Field(False, description="by torch.compile")
     method: Method = Method()
     data: Data = Data()
     optim: Optim = Optim()
     schedule: Schedule = Schedule()
+    checkpoint: Checkpoint = Checkpoint()
+    tracking: Tracking = Tracking()
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _workers_are_counted(cls, workers: object) -> str:
+        text = str(workers)
+        if not re.fullmatch(r"\d+|[1-9]\d*:[1-9]\d*", text):
+            raise ValueError("expected a number, such as 4, or the least and the most, such as 2:8")
+        least, _, most = text.partition(":")
+        if most and int(least) > int(most):
+            raise ValueError(f"the least is above the most: expected {most}:{least}")
+        return text
 
     @model_validator(mode="after")
     def _pictures_fit(self) -> "Run":
         self.method.fits(self.data.crop.size)
         return self
+
+    @property
+    def least_workers(self) -> int:
+        return int(self.workers.split(":")[0])
+
+    @property
+    def most_workers(self) -> int:
+        return int(self.workers.split(":")[-1])

@@ -1,5 +1,6 @@
 """The sentence: loss = M(f(T1(x)), f'(T2(x)))."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,13 +13,14 @@ from mim_ray.encoders.target import Ema, Labels, Pixels, Target, Twin, follow, s
 from mim_ray.encoders.vit import ViT
 from mim_ray.errors import Mistake
 from mim_ray.grammar import check_picture, check_sentence, hidings
+from mim_ray.measures.contrast import Contrast, Contrasting
 from mim_ray.measures.measure import Measure
 from mim_ray.measures.reconstruct import Reconstruct
 from mim_ray.transforms.cutmix import neighbours
 from mim_ray.transforms.mask import ComplementMask
 from mim_ray.transforms.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalise
 from mim_ray.transforms.view import Shared, T
-from mim_ray.views import Given, Hiding, Labelled, Measured, Tokens, View
+from mim_ray.views import Against, Given, Hiding, Labelled, Measured, Tokens, View
 from mim_ray.world import with_global_norms
 
 
@@ -89,21 +91,66 @@ class Siamese(nn.Module):
         self.measure = with_global_norms(method.measure.build(given))
         self.target = shadow_of(self.online) if isinstance(method.target, Ema) else None
 
-    def forward(self, crops: tuple[Tensor, ...], position: Tensor, labels: Tensor | None = None) -> Measured:
-        """`position`: where each image stands in the stream of samples, the key of every draw."""
+    def forward(
+        self,
+        crops: tuple[Tensor, ...],
+        position: Tensor,
+        labels: Tensor | None = None,
+        against: Sequence[Against] = (),
+    ) -> Measured:
+        """`position`: where each image stands in the stream of samples, the key of every draw.
+
+        `against`: what `compared_with` made, where these pictures are a piece of a larger batch.
+        """
         mixed = self.method.shared.mixed(crops, position, self.seed)
-        first, *rest = crops if mixed is None else mixed.crops
-        pixels = [self._pixels(crop, position, view) for view, crop in enumerate((first, *rest))]
-        a, b = self.views(pixels[0], pixels[-1], position)
+        a, b = self._prepared(crops if mixed is None else mixed.crops, position)
         if isinstance(self.method.target, Pixels):
             return self.measure(self.online(a), None, a, b)  # type: ignore[no-any-return]
         if isinstance(self.method.target, Labels):
             return self.measure(self.online(a), self._labelled(labels, mixed and mixed.share), a, b)  # type: ignore[no-any-return]
+        if against:
+            return self._found(a, b, against)
         seen, seen_too, other, other_too = self._compared(a, b)
         measured = self.measure(seen, other, a, b)
         if not self.method.symmetric:
             return measured  # type: ignore[no-any-return]
         return added(measured, self.measure(seen_too, other_too, b, a))
+
+    @property
+    def compares_with_the_batch(self) -> bool:
+        """Whether a picture's loss depends on the others of its batch through the candidates of a contrast."""
+        measure = self.method.measure
+        return isinstance(measure, Contrast) and measure.loss == "infonce"
+
+    @torch.no_grad()
+    def compared_with(
+        self, crops: tuple[Tensor, ...], position: Tensor, pieces: Sequence[slice]
+    ) -> list[list[Against]]:
+        """For each piece of a batch, in each direction: the target's features, and those of all workers."""
+        assert self.target is not None
+        found: list[list[Tokens]] = []
+        for piece in pieces:
+            a, b = self._prepared(tuple(crop[piece] for crop in crops), position[piece])
+            found.append([self.target(view) for view in ((b, a) if self.method.symmetric else (b,))])
+        assert isinstance(self.measure, Contrasting)
+        directions = [self.measure.candidates(joined(tokens)) for tokens in zip(*found, strict=True)]
+        return [
+            [
+                Against(other, among._replace(first=among.first + piece.start))
+                for other, among in zip(others, directions, strict=True)
+            ]
+            for piece, others in zip(pieces, found, strict=True)
+        ]
+
+    def _found(self, a: View, b: View, against: Sequence[Against]) -> Measured:
+        measured = self.measure(self.online(a), against[0].other, a, b, against[0].among)
+        if len(against) == 1:
+            return measured  # type: ignore[no-any-return]
+        return added(measured, self.measure(self.online(b), against[1].other, b, a, against[1].among))
+
+    def _prepared(self, crops: tuple[Tensor, ...], position: Tensor) -> tuple[View, View]:
+        pixels = [self._pixels(crop, position, view) for view, crop in enumerate(crops)]
+        return self.views(pixels[0], pixels[-1], position)
 
     def views(self, first: Tensor, second: Tensor, position: Tensor) -> tuple[View, View]:
         """T1 and T2 of normalised pixels."""
@@ -136,6 +183,15 @@ class Siamese(nn.Module):
         if labels is None:
             raise Mistake("method.target=labels: the data have no labels: expected a labelled set")
         return Labelled(labels, None if share is None else neighbours(labels), share)
+
+
+def joined(parts: Sequence[Tokens]) -> Tokens:
+    kept = [part.kept for part in parts if part.kept is not None]
+    return Tokens(
+        torch.cat([part.patches for part in parts]),
+        torch.cat([part.pooled for part in parts]),
+        torch.cat(kept) if kept else None,
+    )
 
 
 def added(one: Measured, other: Measured) -> Measured:

@@ -69,6 +69,24 @@ class Tokens(NamedTuple):
     """(B, K) patch numbers; None: all N, in raster order."""
 
 
+class Candidates(NamedTuple):
+    """Among whom a picture must find its like: the pictures of all workers."""
+
+    features: Tensor
+    """(all pictures, positions, D), of unit length."""
+    offered: Tensor | None
+    """(all pictures, positions): which there are; None: all."""
+    first: int
+    """Which of them is the like of the first picture at hand."""
+
+
+class Against(NamedTuple):
+    """With what the first view is compared, made beforehand for a batch that is taken in pieces."""
+
+    other: Tokens
+    among: Candidates
+
+
 class Labelled(NamedTuple):
     """What takes the place of the second view's tokens where labels are the target."""
 

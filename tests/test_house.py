@@ -34,22 +34,28 @@ MAY_IMPORT: dict[str, set[str]] = {
     "step_bench": {"bench", "blocks", "cost", "methods", "views"},
     "data": BASEMENT | {"transforms", "bench"},
     "tracking": BASEMENT,
+    "storage": {"errors"},
+    "training": BASEMENT
+    | {"cost", "data", "encoders", "measures", "methods", "run", "siamese", "storage"}
+    | {"tracking", "views", "world"},
+    "ray_train": {"errors", "run", "training"},
+    "launch": BASEMENT | {"data", "methods", "ray_train", "run", "storage", "tracking", "training"},
     "spaces": set(),
     "doctor": {"data"},
     "benches": {"errors", "data", "step_bench"},
     "output": {"tracking"},
     "demo": BASEMENT | {"data", "methods"},
     "cli": BASEMENT
-    | {"cost", "data", "methods", "run", "spaces", "doctor", "benches", "demo", "output", "tracking"},
+    | {"cost", "data", "methods", "run", "spaces", "doctor", "benches", "demo", "launch", "output", "tracking"},
     "__main__": {"cli"},
-    "__init__": {"data", "errors", "methods", "run", "siamese", "transforms", "weights"},
+    "__init__": {"data", "errors", "launch", "methods", "run", "siamese", "transforms", "weights"},
 }
 DOORS = {
     "ffcv": ("data/",),
     "numba": ("data/",),
     "llvmlite": ("data/",),
-    "timm": ("encoders/", "train/optim.py", "step_bench.py"),
-    "ray": ("launch.py", "train/worker.py", "train/checkpoint.py"),
+    "timm": ("encoders/", "training/optim.py", "step_bench.py"),
+    "ray": ("ray_train.py",),
     "mlflow": ("tracking/",),
 }
 CORE = (
@@ -65,6 +71,8 @@ CORE = (
     "data.sources",
     "cli",
     "doctor",
+    "launch",
+    "training.worker",
 )
 
 

@@ -11,7 +11,7 @@ from mim_ray.blocks import single_precision, spread
 from mim_ray.config import Spec
 from mim_ray.measures.heads import Mlp
 from mim_ray.measures.infonce import info_nce
-from mim_ray.views import Given, Measured, Tokens, View
+from mim_ray.views import Candidates, Given, Measured, Tokens, View
 
 
 class Contrast(Spec):
@@ -65,22 +65,23 @@ class Contrasting(nn.Module):
         self.spec, self.given = spec, given
         self.predictor = spec.predictor.build(spec.projector.out) if spec.predictor else nn.Identity()
 
-    def forward(self, seen: Tokens, other: Tokens, a: View, b: View) -> Measured:
+    def forward(self, seen: Tokens, other: Tokens, a: View, b: View, among: Candidates | None = None) -> Measured:
+        """`among`: the candidates, where they are more than the pictures at hand."""
         q, asked = self._rows(through(self.predictor, seen))
-        k, offered = self._rows(other)
+        k, offered = self._unit_rows(other)
         with single_precision(q):
-            q, k = (nn.functional.normalize(x.float(), dim=2) for x in (q, k))
-            k = k.detach() if self.given.stop_gradient else k
+            q = nn.functional.normalize(q.float(), dim=2)
             cosine = (q * k).sum(2)
             if self.spec.loss == "byol":
                 terms, count = both(2 - 2 * cosine, asked, offered)
             else:
+                among = self._candidates(k, offered) if among is None else among
                 terms = info_nce(
                     q,
-                    world.gathered(k, gradient=k.requires_grad),
-                    offered if offered is None else world.gathered(offered, gradient=False),
+                    among.features,
+                    among.offered,
                     temperature=self.spec.temperature,
-                    first=world.rank() * len(q),
+                    first=among.first,
                     same_position=self.spec.negatives == "position",
                 )
                 terms, count = both(terms, asked, offered)
@@ -90,6 +91,21 @@ class Contrasting(nn.Module):
             agreement, count = both(cosine, asked, offered)
             parts = {self.spec.loss: loss.detach(), "cosine": (agreement.sum(1) / count).mean().detach()}
         return Measured(loss, parts)
+
+    def candidates(self, other: Tokens) -> Candidates:
+        """The pictures of all workers, from those of this one."""
+        return self._candidates(*self._unit_rows(other))
+
+    def _candidates(self, k: Tensor, offered: Tensor | None) -> Candidates:
+        features = world.gathered(k, gradient=k.requires_grad)
+        there = offered if offered is None else world.gathered(offered, gradient=False)
+        return Candidates(features, there, world.first_row(len(k)))
+
+    def _unit_rows(self, other: Tokens) -> tuple[Tensor, Tensor | None]:
+        k, offered = self._rows(other)
+        with single_precision(k):
+            k = nn.functional.normalize(k.float(), dim=2)
+        return k.detach() if self.given.stop_gradient else k, offered
 
     def _rows(self, tokens: Tokens) -> tuple[Tensor, Tensor | None]:
         """(B, positions, D) and which of the positions are there; the pooled feature is the first position."""

@@ -1,0 +1,74 @@
+"""A folder anywhere fsspec reaches (a disk, a shared mount, s3://…): files arrive whole."""
+
+import shutil
+from pathlib import Path
+
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from mim_ray.errors import Failure, Mistake
+
+
+class Folder:
+    """Paths are relative to it."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self.fs, self.root = url_to_fs(url)
+        except (ValueError, ImportError) as error:
+            raise Mistake(f"storage={url}: {' '.join(str(error).split())}: expected a folder or a URL") from None
+        self.url = url
+        self.local = Path(self.root) if isinstance(self.fs, LocalFileSystem) else None
+
+    def below(self, name: str) -> "Folder":
+        return Folder(f"{self.url.rstrip('/')}/{name}")
+
+    def names(self) -> list[str]:
+        """Of what lies directly inside; nothing where the folder is not there."""
+        try:
+            return sorted(path.rstrip("/").rpartition("/")[2] for path in self.fs.ls(self.root, detail=False))
+        except FileNotFoundError:
+            return []
+
+    def read(self, name: str) -> bytes:
+        return self.fs.cat_file(f"{self.root}/{name}")  # type: ignore[no-any-return]
+
+    def has(self, name: str) -> bool:
+        return bool(self.fs.exists(f"{self.root}/{name}"))
+
+    def write(self, name: str, content: bytes) -> None:
+        if self.local is None:
+            self.fs.pipe_file(f"{self.root}/{name}", content)
+            return
+        self.local.mkdir(parents=True, exist_ok=True)
+        aside = self.local / f".{name}.part"
+        aside.write_bytes(content)
+        aside.replace(self.local / name)
+
+    def take_in(self, source: Path, name: str, last: str) -> None:
+        """A local folder under a name, `source` gone; elsewhere than on a disk the file `last` arrives last."""
+        if self.local is not None:
+            self.local.mkdir(parents=True, exist_ok=True)
+            target = self.local / name
+            if target.exists():
+                shutil.rmtree(target)
+            source.replace(target)
+            return
+        for path in sorted(source.iterdir(), key=lambda path: path.name == last):
+            self.fs.put_file(str(path), f"{self.root}/{name}/{path.name}")
+        shutil.rmtree(source)
+
+    def workshop(self) -> Path | None:
+        """Where a folder can be made that is then moved in; None: anywhere."""
+        return self.local
+
+    def remove(self, name: str) -> None:
+        self.fs.rm(f"{self.root}/{name}", recursive=True)
+
+    def prove_writable(self) -> None:
+        try:
+            self.write("written", b"")
+            self.fs.rm_file(f"{self.root}/written")
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise Failure(f"storage={self.url}: cannot be written ({reason})") from None

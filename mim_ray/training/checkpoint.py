@@ -1,0 +1,160 @@
+"""A run's checkpoints: each is whole or is not there, written beside the training, read with distrust."""
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mim_ray.errors import Failure
+from mim_ray.storage import Folder
+
+logger = logging.getLogger("mim_ray.training")
+WHOLE = "whole.json"
+"""Sizes and checksums of the other files; it is the last to be written."""
+
+
+class Snapshot(NamedTuple):
+    step: int
+    """How many steps are done."""
+    weights: dict[str, Tensor]
+    optimiser: dict[str, Tensor]
+    state: dict[str, Any]
+    """Everything else, as JSON."""
+
+
+class Checkpoints:
+    """Those of one run, in `folder`/step-…"""
+
+    def __init__(self, folder: Folder, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+
+    def names(self) -> list[str]:
+        """Newest first; not all of them need be whole."""
+        return [name for name in reversed(self.folder.names()) if name.startswith("step-")]
+
+    def write(self, snapshot: Snapshot) -> str:
+        """Its name; older ones than are to be kept go afterwards."""
+        name = f"step-{snapshot.step:09}"
+        workshop = self.folder.workshop()
+        if workshop is not None:
+            workshop.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".part-", dir=workshop))
+        try:
+            _refuse_what_is_not_finite(snapshot)
+            save_file(snapshot.weights, aside / "weights.safetensors")
+            save_file(snapshot.optimiser, aside / "optimiser.safetensors")
+            (aside / "state.json").write_text(json.dumps({"step": snapshot.step, **snapshot.state}))
+            sums = {path.name: described(path) for path in sorted(aside.iterdir())}
+            (aside / WHOLE).write_text(json.dumps(sums, indent=1))
+            self.folder.take_in(aside, name, last=WHOLE)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        for old in self.names()[self.keep :]:
+            self.folder.remove(old)
+        return name
+
+    def newest(self) -> str | None:
+        """The newest that is whole; torn ones are passed over with a warning."""
+        for name in self.names():
+            fault = self.fault(name)
+            if fault is None:
+                return name
+            logger.warning("checkpoint %s is torn and passed over: %s", name, fault)
+        return None
+
+    def fault(self, name: str) -> str | None:
+        """What is wrong with it; None: it is whole."""
+        try:
+            with at_hand(self.folder.below(name)) as folder:
+                for file, expected in json.loads((folder / WHOLE).read_text()).items():
+                    if described(folder / file) != expected:
+                        return f"{file} is not as it was written"
+        except (OSError, ValueError) as error:
+            return " ".join(str(error).split())
+        return None
+
+    def read(self, name: str) -> Snapshot:
+        try:
+            with at_hand(self.folder.below(name)) as folder:
+                state = json.loads((folder / "state.json").read_text())
+                weights = load_file(folder / "weights.safetensors")
+                optimiser = load_file(folder / "optimiser.safetensors")
+        except OSError as error:
+            raise Failure(
+                f"{self.folder.url}/{name} cannot be read here ({error.strerror or error}): is storage= a folder "
+                "that every machine of the cluster sees?"
+            ) from None
+        return Snapshot(state.pop("step"), weights, optimiser, state)
+
+    def checksum(self, name: str) -> str:
+        """Of the weights."""
+        return str(json.loads(self.folder.below(name).read(WHOLE))["weights.safetensors"]["sha256"])
+
+    def sweep(self) -> None:
+        """What a killed writer left behind."""
+        if self.folder.local is not None and self.folder.local.exists():
+            for part in self.folder.local.glob(".part-*"):
+                shutil.rmtree(part, ignore_errors=True)
+
+
+class Writer:
+    """Writes in a thread of its own, one checkpoint at a time; a failure is told once and tried again later."""
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+        self._thread: threading.Thread | None = None
+        self.newest: str | None = None
+        self.error: Exception | None = None
+
+    def write(self, snapshot: Snapshot) -> None:
+        """Begins; waits only for the one before."""
+        self.wait()
+        self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _write(self, snapshot: Snapshot) -> None:
+        try:
+            self.newest = self._checkpoints.write(snapshot)
+            self.error = None
+        except Exception as error:  # the run goes on, and the next checkpoint tries again
+            self.error = error
+            logger.warning("checkpoint of step %s could not be written: %s", snapshot.step, error)
+
+
+@contextmanager
+def at_hand(folder: Folder) -> Iterator[Path]:
+    """A checkpoint's folder on this machine: itself, or a copy for the time being."""
+    if folder.local is not None:
+        yield folder.local
+        return
+    with tempfile.TemporaryDirectory() as copy:
+        for name in folder.names():
+            folder.fs.get_file(f"{folder.root}/{name}", f"{copy}/{name}")
+        yield Path(copy)
+
+
+def _refuse_what_is_not_finite(snapshot: Snapshot) -> None:
+    """An update can spoil the weights one step before the loss shows it."""
+    for name, weight in snapshot.weights.items():
+        if weight.is_floating_point() and not weight.isfinite().all():
+            raise Failure(f"{name} is not finite after step {snapshot.step}")
+
+
+def described(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -1,0 +1,34 @@
+"""What travels to a worker: a name and overrides, never objects."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mim_ray.methods import resolved
+from mim_ray.run import Run
+from mim_ray.storage import Folder
+
+
+class Job(NamedTuple):
+    method: str
+    overrides: Mapping[str, str]
+    """As text, the name of the run among them."""
+    tracking_uri: str | None = None
+    """None: nothing is logged."""
+    run_id: str | None = None
+
+    @property
+    def run(self) -> Run:
+        return resolved(self.method, self.overrides)
+
+    @property
+    def folder(self) -> Folder:
+        return Folder(self.run.storage).below(self.run.name)
+
+    def as_json(self) -> str:
+        return json.dumps(self._asdict(), indent=1)
+
+
+def job_of(content: bytes) -> Job:
+    values: dict[str, Any] = json.loads(content)
+    return Job(**values)

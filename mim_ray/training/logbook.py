@@ -1,0 +1,215 @@
+"""What is kept of a run while it goes on: metrics, checkpoints, and which steps were skipped."""
+
+import math
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from mim_ray import world
+from mim_ray.data.loader import Loader
+from mim_ray.errors import Failure
+from mim_ray.run import Run
+from mim_ray.tracking.journal import Journal
+from mim_ray.tracking.spool import Record
+from mim_ray.training.checkpoint import Checkpoints, Snapshot, Writer
+from mim_ray.training.job import Job
+from mim_ray.training.meters import Meters, Row, mean_of
+from mim_ray.training.place import Notice, Place
+from mim_ray.training.schedule import Plan
+from mim_ray.training.step import Stepper
+from mim_ray.views import Measured
+
+PATIENCE_SECONDS = 120.0
+"""How long the end of a run waits for an MLflow that cannot be reached."""
+
+SKIPS = 3
+"""How often a run may step over a batch whose loss is not finite."""
+
+
+class NotFinite(Exception):
+    """A loss at `step`; raised on every worker at once."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+
+class Stopped(Exception):
+    """Someone asked for the end; the checkpoint is written."""
+
+
+class Logbook:
+    def __init__(self, job: Job, run: Run, place: Place, plan: Plan, loader: Loader) -> None:
+        self.job, self.run, self.place, self.plan, self.loader = job, run, place, plan, loader
+        self.checkpoints = Checkpoints(job.folder.below("checkpoints"), run.checkpoint.keep)
+        self.writer = Writer(self.checkpoints)
+        self.meters = Meters()
+        self.window: list[Row] = []
+        self.skipped: set[int] = set()
+        self.journal: Journal | None = None
+        self._carried: list[Record] = []
+        self.last: Row = {}
+        self._saved, self._saved_at = -1, time.monotonic()
+        self._began, self._began_waiting, self._began_at = time.monotonic(), 0.0, 0
+
+    def restore(self, stepper: Stepper) -> int:
+        """The newest whole checkpoint into the stepper, or else a first one; how many steps are done."""
+        name = self._agreed(self._newest() if self.place.rank == 0 else None)
+        self.meters.forget()
+        self.window, done = [], 0
+        if name is not None:
+            snapshot = self.checkpoints.read(name)
+            stepper.load(snapshot.weights, snapshot.optimiser)
+            self.window, done = snapshot.state["window"], snapshot.step
+            self.skipped |= set(snapshot.state["skipped"])
+            self._carried = snapshot.state["pending"]
+            self._saved = done
+        self._open_journal()
+        if name is None:
+            self._save(stepper, 0, at_once=True)
+        self.place.tell({"step": done, "steps": self.plan.steps})
+        self._start_watch(done)
+        return done
+
+    def reads(self, done: int) -> bool:
+        """Whether the losses up to this step are read now: the same on every worker."""
+        every = self.run.checkpoint.every_steps
+        return (
+            done % self.run.tracking.every_steps == 0
+            or (every is not None and done % every == 0)
+            or done == self.plan.steps
+        )
+
+    def after(self, stepper: Stepper, done: int, measured: Measured | None) -> None:
+        """`measured`: of the step before; None where it was skipped."""
+        if measured is not None:
+            self.meters.add(done - 1, measured)
+        if not self.reads(done):
+            return
+        for step, row in self.meters.read().items():
+            if not all(map(math.isfinite, row.values())):
+                raise NotFinite(step)
+            self.window.append(row)
+        if done % self.run.tracking.every_steps == 0 or done == self.plan.steps:
+            self._log(stepper, done)
+        notice = self._agreed_most(self.place.notice())
+        if self._is_due(done) or (notice and self._saved != done):
+            self._save(stepper, done, at_once=notice != Notice.NONE)
+        if notice == Notice.STOP:
+            raise Stopped(done)
+        if done % max(self.plan.steps_per_epoch, self.run.tracking.every_steps) == 0:
+            self.place.report({"step": done, **self.last})
+
+    def rewind(self, stepper: Stepper, bad: int) -> int:
+        """Back to the last checkpoint; the step whose loss was not finite, and the one before it, are left out."""
+        if len(self.skipped) >= 2 * SKIPS:
+            _, samples = self.loader.order.share(bad)
+            raise Failure(
+                f"the loss was not finite {SKIPS + 1} times, the last time at step {bad}, with samples "
+                f"{', '.join(map(str, samples[:16]))}{' …' * (len(samples) > 16)} of {self.run.data.train}: "
+                "lower optim.blr, set optim.clip, or look at these samples"
+            )
+        self.skipped |= {bad - 1, bad}
+        self.writer.wait()
+        return self.restore(stepper)
+
+    def end(self, stepper: Stepper, done: int) -> dict[str, str | int]:
+        """The last checkpoint, and everything to MLflow."""
+        if self._saved != done:
+            self._save(stepper, done, at_once=True)
+        self.writer.wait()
+        if self.writer.error is not None:
+            raise Failure(f"the last checkpoint could not be written: {self.writer.error}")
+        if self.place.rank != 0:
+            return {}
+        unsent = 0
+        if self.journal is not None:
+            unsent = self.journal.close("FINISHED" if done == self.plan.steps else "KILLED", PATIENCE_SECONDS)
+        name = f"step-{done:09}"
+        return {
+            "checkpoint": f"{self.checkpoints.folder.url}/{name}",
+            "weights_sha256": self.checkpoints.checksum(name),
+            "unsent": unsent,
+        }
+
+    def _open_journal(self) -> None:
+        job = self.job
+        if self.place.rank or self.journal is not None or job.tracking_uri is None or job.run_id is None:
+            return
+        local = job.folder.local
+        folder = Path(tempfile.mkdtemp(prefix="mim-ray-")) if local is None else local
+        self.journal = Journal(folder / "journal", job.tracking_uri, job.run_id, self._carried)
+
+    def _newest(self) -> str | None:
+        self.checkpoints.sweep()
+        return self.checkpoints.newest()
+
+    def _agreed_most(self, notice: Notice) -> Notice:
+        if world.size() == 1:
+            return notice
+        most = torch.tensor(int(notice), device=self.place.device)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        return Notice(int(most))
+
+    def _agreed(self, name: str | None) -> str | None:
+        if world.size() == 1:
+            return name
+        names = [name]
+        dist.broadcast_object_list(names)
+        return names[0]
+
+    def _is_due(self, done: int) -> bool:
+        every, minutes = self.run.checkpoint.every_steps, self.run.checkpoint.every_minutes
+        by_time = minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
+        return done == self.plan.steps or by_time or (every is not None and done % every == 0)
+
+    def _save(self, stepper: Stepper, done: int, *, at_once: bool) -> None:
+        """By the first worker alone: all of them are the same."""
+        self._saved, self._saved_at = done, time.monotonic()
+        if self.place.rank != 0:
+            return
+        weights, optimiser = stepper.tensors()
+        state = {
+            "skipped": sorted(self.skipped),
+            "window": self.window,
+            "pending": self.journal.pending() if self.journal else [],
+            "pieces": stepper.pieces,
+            "workers": self.place.world,
+        }
+        self.writer.write(Snapshot(done, weights, optimiser, state))
+        if at_once:
+            self.writer.wait()
+            if self.writer.error is not None and done == 0:
+                raise Failure(f"the first checkpoint could not be written: {self.writer.error}")
+
+    def _log(self, stepper: Stepper, done: int) -> None:
+        row, self.window = mean_of(self.window), []
+        seconds = time.monotonic() - self._began
+        self.last = {f"train/{name}": value for name, value in row.items()} | {
+            "train/lr": float(self.plan.lr[done - 1]),
+            "train/gradient_norm": float(stepper.norm),
+            "train/epoch": done / self.plan.steps_per_epoch,
+            "speed/images_per_second": (done - self._began_at) * self.run.batch / seconds,
+            "speed/data_wait": (self.loader.waited_seconds - self._began_waiting) / seconds,
+            "memory/gigabytes": used_gigabytes(self.place.device),
+        }
+        if self.place.rank == 0:
+            if self.journal is not None:
+                self.journal.log(done, self.last)
+            self.place.tell({"step": done, "steps": self.plan.steps, **self.last})
+        self._start_watch(done)
+
+    def _start_watch(self, done: int) -> None:
+        self._began, self._began_at = time.monotonic(), done
+        self._began_waiting = self.loader.waited_seconds
+
+
+def used_gigabytes(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

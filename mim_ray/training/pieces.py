@@ -1,0 +1,65 @@
+"""In how many pieces a worker takes its part of a batch, so that it fits into memory."""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from mim_ray.cost import cost
+from mim_ray.data.memory import available_bytes, in_words
+from mim_ray.encoders.target import Twin
+from mim_ray.errors import Mistake
+from mim_ray.measures.contrast import Contrast
+from mim_ray.run import Run
+from mim_ray.training.place import Place
+from mim_ray.training.step import shares
+
+ROOM = 0.8
+"""Share of the free memory that activations may take."""
+
+COPIES = 6
+"""Of the weights: themselves, gradients, two moments, a target, a checkpoint in the making."""
+
+
+def pieces_that_fit(run: Run, place: Place) -> int:
+    """The same for every worker: the most that any of them needs."""
+    most = max(shares(run.batch, place.world))
+    pieces = -(-most // (run.micro or images_that_fit(run, place)))
+    if place.world > 1:
+        agreed = torch.tensor(pieces, device=place.device)
+        dist.all_reduce(agreed, dist.ReduceOp.MAX)
+        pieces = int(agreed)
+    check_pieces(run, pieces, place.world)
+    return pieces
+
+
+def images_that_fit(run: Run, place: Place) -> int:
+    free = torch.cuda.mem_get_info(place.device)[0] if place.device.type == "cuda" else available_bytes()
+    needed = cost(run)
+    room = int(free * ROOM) - 4 * COPIES * needed.parameters
+    if room < needed.activation_bytes:
+        weights = in_words(4 * COPIES * needed.parameters)
+        raise Mistake(
+            f"one picture takes {in_words(needed.activation_bytes)} besides {weights} for the weights, "
+            f"and {in_words(free)} is free: expected a smaller encoder= or data.crop.size="
+        )
+    return max(1, room // max(needed.activation_bytes, 1))
+
+
+def check_pieces(run: Run, pieces: int, workers: int) -> None:
+    """Refuses what would change with the number of pieces."""
+    cut = f"batch={run.batch} does not fit {workers} worker{'s' * (workers > 1)} at once"
+    way_out = f"expected workers={workers * pieces} or batch={max(1, run.batch // pieces)}"
+    measure, target = run.method.measure, run.method.target
+    if pieces > 1 and isinstance(measure, Contrast) and measure.loss == "infonce" and isinstance(target, Twin):
+        raise Mistake(f"{cut}, and a twin's candidates carry a gradient through the whole batch: {way_out}")
+    if pieces > 1 and run.micro is None and normalises_batches(run):
+        raise Mistake(
+            f"{cut}, and its batch norms would see pieces of it: {way_out}, "
+            f"or micro={run.batch // (workers * pieces)} to let them"
+        )
+
+
+def normalises_batches(run: Run) -> bool:
+    with torch.device("meta"):
+        model = run.method.build(run.data.crop.size)
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules())

@@ -1,0 +1,36 @@
+"""What changes from step to step, for the whole run in advance: learning rate and EMA momentum."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mim_ray.encoders.target import Ema
+from mim_ray.run import Run
+
+Numbers = NDArray[np.float64]
+
+
+class Plan(NamedTuple):
+    """One number for each step of the run."""
+
+    steps: int
+    steps_per_epoch: int
+    lr: Numbers
+    momentum: Numbers
+    """Of the EMA target; 1 where there is none."""
+
+
+def planned(run: Run, steps_per_epoch: int) -> Plan:
+    steps = run.steps or run.epochs * steps_per_epoch
+    warmup = min(run.schedule.warmup_epochs * steps_per_epoch, steps)
+    step = np.arange(steps, dtype=np.float64)
+    after = (step - warmup) / max(steps - warmup, 1)
+    share = np.where(step < warmup, step / max(warmup, 1), 0.5 * (1 + np.cos(np.pi * after.clip(0, 1))))
+    target = run.method.target
+    momentum = [target.momentum_at(done) for done in step / steps] if isinstance(target, Ema) else np.ones(steps)
+    return Plan(steps, steps_per_epoch, base_lr(run) * share, np.asarray(momentum))
+
+
+def base_lr(run: Run) -> float:
+    return run.optim.blr * run.batch / run.optim.per
