@@ -5,7 +5,6 @@ from functools import cache
 from itertools import chain
 from typing import Any, Literal
 
-import timm
 import torch
 from pydantic import Field, PositiveInt, field_validator, model_validator
 from torch import Tensor, nn
@@ -44,6 +43,8 @@ class CNN(Spec):
     @field_validator("name")
     @classmethod
     def _name_is_known(cls, name: str) -> str:
+        import timm  # here and below, for it takes seconds to import
+
         if name not in OURS and not timm.is_model(name):
             raise ValueError(f"no such backbone{nearest(name, [*OURS, *timm.list_models()])}")
         return name
@@ -154,6 +155,8 @@ class Backbone(nn.Module):
 
 def model_of(name: str, stem: str, channels: int) -> Any:
     """A timm model without its classifier."""
+    import timm
+
     theirs, settings = OURS.get(name, (name, {}))
     net: Any = timm.create_model(theirs, num_classes=0, in_chans=channels, **settings)
     if stem == "small":

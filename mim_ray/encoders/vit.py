@@ -5,7 +5,6 @@ from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
-from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from mim_ray.blocks import EPSILON, Block, patchified, sincos, start_weights, taken
@@ -117,6 +116,8 @@ class VisionTransformer(nn.Module):
         """Position embeddings of another picture size, for this one."""
         if positions.shape == self.pos_embed.shape:
             return positions
+        from timm.layers.pos_embed import resample_abs_pos_embed  # here, for it takes seconds to import
+
         grid = [self.grid.rows, self.grid.columns]
         return resample_abs_pos_embed(positions, grid, num_prefix_tokens=1)  # type: ignore[no-any-return]
 
