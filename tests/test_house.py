@@ -63,6 +63,8 @@ CORE = (
     "data.loader",
     "data.importer",
     "data.sources",
+    "tracking.journal",
+    "tracking.results",
     "cli",
     "doctor",
 )
