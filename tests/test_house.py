@@ -69,6 +69,8 @@ CORE = (
     "data.loader",
     "data.importer",
     "data.sources",
+    "tracking.journal",
+    "tracking.results",
     "cli",
     "doctor",
     "launch",

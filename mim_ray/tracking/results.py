@@ -1,21 +1,16 @@
 """What a command measured, kept in MLflow as well as printed."""
 
 import os
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-DATABASE = "mlflow.db"
-DEFAULT_URI = f"sqlite:///{DATABASE}"
+from mim_ray.errors import Failure
+from mim_ray.tracking.run import DATABASE, create_run, end_run, resolved_uri
+from mim_ray.tracking.server import connected, needed
+
 EXPERIMENT = "mim_ray"
-QUIET_AND_SOON = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-}
 
 
 def in_use() -> bool:
@@ -31,29 +26,18 @@ def keep_result(
     documents: Mapping[str, dict[str, Any]],
 ) -> str | None:
     """A finished MLflow run with the numbers and the whole result; None, with a notice, where that cannot be."""
-    for name, value in QUIET_AND_SOON.items():
-        os.environ.setdefault(name, value)
+    uri = resolved_uri()
+    words = {name: str(value) for name, value in params.items()}
     try:
-        import mlflow
-    except ImportError:
-        warnings.warn("MLflow is not installed: this result is printed only", stacklevel=2)
-        return None
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-    try:
-        mlflow.set_tracking_uri(uri)
-        mlflow.set_experiment(EXPERIMENT)
-        with mlflow.start_run(run_name=command, tags={"mim_ray.command": command}) as run:
-            mlflow.log_params(dict(params))
-            mlflow.log_metrics(dict(metrics))
+        run_id = create_run(uri, EXPERIMENT, command, words, {"mim_ray.command": command})
+        with needed(uri):
+            client = connected(uri)
+            for name, value in metrics.items():
+                client.log_metric(run_id, name, value)
             for name, document in documents.items():
-                mlflow.log_dict(document, name)
-            return str(run.info.run_id)
-    except Exception as error:  # whatever it is, the result is already printed
-        reason = _without_secrets(" ".join(str(error).split()))[:200]
-        warnings.warn(f"MLflow cannot be reached: this result is printed only ({reason})", stacklevel=2)
+                client.log_dict(run_id, document, name)
+        end_run(uri, run_id, "FINISHED")
+        return run_id
+    except Failure as failure:
+        warnings.warn(f"this result is printed only: {failure}", stacklevel=2)
         return None
-
-
-def _without_secrets(text: str) -> str:
-    """Without user and password, and without queries, which may hold a token."""
-    return re.sub(r"(?<=//)\S*@|\?\S*", "", text)

@@ -1,0 +1,79 @@
+"""The only way a training loop logs to MLflow: everything lands in a folder at once, and is sent from there."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mim_ray.tracking.run import End
+from mim_ray.tracking.sender import Sender, log
+from mim_ray.tracking.spool import Artifact, Record, Spool
+
+
+class Journal:
+    """Logs every (metric, step) once, however often the run is killed and goes on from an earlier step.
+
+    A resumed run trains the steps since its checkpoint again and gets the very same numbers, so whatever is not
+    above the highest step that its metric already has (in the folder, in `carried`, on the server) is dropped.
+    The steps of one metric must therefore never go down. `carried` are the `pending()` of the checkpoint that the
+    run goes on from, for a machine that does not have the folder.
+    """
+
+    def __init__(self, folder: Path, uri: str, run_id: str, carried: Sequence[Record] = ()) -> None:
+        self._spool = Spool(folder, run_id)
+        self._highest: dict[str, int] = {}
+        self._pictures: set[str] = set()
+        for entry, _ in self._spool.entries():
+            if isinstance(entry, Artifact):
+                self._pictures.add(entry.target)
+            else:
+                self._remember(entry["step"], entry["metrics"])
+        self._sender = Sender(self._spool, uri, run_id)
+        for record in carried:
+            self._keep(record["step"], record["time"], record["metrics"])
+        if self._spool.unsent():
+            self._sender.wake()
+        self._sender.start()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Costs a write to a file. NaN and infinities are numbers too."""
+        self._keep(step, int(time.time() * 1000), {key: float(value) for key, value in metrics.items()})
+
+    def picture(self, step: int, path: Path, name: str) -> None:
+        """Seen in MLflow as `pictures/NAME/STEP`; one that was logged before is dropped, like a metric."""
+        number = f"{step:09}{path.suffix}"
+        target = Artifact(number, f"pictures/{name}").target
+        if target not in self._pictures:
+            self._pictures.add(target)
+            self._spool.add_file(path, number, f"pictures/{name}")
+            self._sender.wake()
+
+    def file(self, path: Path, artifact_folder: str = "") -> None:
+        """A file as it is now; a later one of the same name takes its place."""
+        self._spool.add_file(path, path.name, artifact_folder)
+        self._sender.wake()
+
+    def pending(self) -> list[Record]:
+        """Metrics that the server has not confirmed, for a checkpoint. Pictures and files stay in the folder."""
+        return [entry for entry in self._spool.unsent() if not isinstance(entry, Artifact)]
+
+    def close(self, status: End = "FINISHED", patience_seconds: float = 60.0) -> int:
+        """Sends the rest and ends the run; returns how many records the server does not have."""
+        self._sender.end(status, patience_seconds)
+        left = len(self._spool.unsent()) + self._sender.set_aside
+        folder = self._spool.folder
+        if left:
+            log.warning("MLflow lacks %d records of the run: they stay in %s until it goes on", left, folder)
+        elif not self._sender.ended:
+            log.warning("all of the run is in MLflow but its status %s: end it there by hand", status)
+        return left
+
+    def _keep(self, step: int, time_ms: int, metrics: Mapping[str, float]) -> None:
+        new = {key: value for key, value in metrics.items() if step > self._highest.get(key, -1)}
+        if new:
+            self._spool.append(Record(step=step, time=time_ms, metrics=new))
+            self._remember(step, new)
+            self._sender.wake()
+
+    def _remember(self, step: int, metrics: Mapping[str, float]) -> None:
+        for key in metrics:
+            self._highest[key] = max(step, self._highest.get(key, -1))

@@ -1,0 +1,168 @@
+"""Runs: made once by whoever starts them, opened again to go on, ended. What they log goes through journal.py."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
+
+from mim_ray.errors import Failure
+from mim_ray.tracking.server import connected, needed, status_of, without_secrets
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
+
+DATABASE = "mlflow.db"
+SQLITE = "sqlite:///"
+LONGEST_VALUE = 6000
+LONGEST_DIGEST = 36
+CUT = " … (cut: all of it is in config.json)"
+
+End = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class Dataset(NamedTuple):
+    """What was trained on: a beton (path or URL) or a `sample:` set, and the checksum of what is in it."""
+
+    path: str
+    checksum: str
+
+
+class KnownRun(TypedDict):
+    run_id: str
+    name: str
+    status: str
+    params: dict[str, str]
+    tags: dict[str, str]
+
+
+def resolved_uri(given: str | None = None) -> str:
+    """Where runs are kept. A database of this folder is named so that a worker elsewhere finds the same one."""
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{DATABASE}"
+    return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}" if uri.startswith(SQLITE) else uri
+
+
+def create_run(
+    uri: str,
+    experiment: str,
+    name: str,
+    params: Mapping[str, str],
+    tags: Mapping[str, str],
+    dataset: Dataset | None = None,
+) -> str:
+    """A new run, RUNNING, that knows its whole configuration; half-made ones are marked FAILED."""
+    with needed(uri):
+        client = connected(uri)
+        from mlflow.tracking.context.registry import resolve_tags
+
+        home = _experiment(client, experiment, uri)
+        run_id = str(client.create_run(home, tags=resolve_tags(dict(tags)), run_name=name).info.run_id)
+        try:
+            _describe(client, run_id, params, dataset)
+        except BaseException:
+            with suppress(Exception):
+                client.set_terminated(run_id, "FAILED")
+            raise
+        return run_id
+
+
+def reopen_run(uri: str, run_id: str) -> None:
+    """RUNNING again, to go on after a restart."""
+    with needed(uri):
+        client = connected(uri)
+        place = without_secrets(uri)
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = client.get_run(run_id)
+        except MlflowException as error:
+            if status_of(error) != HTTPStatus.NOT_FOUND:
+                raise
+            raise Failure(
+                f"MLflow at {place} has no run {run_id}: name the server that has it by tracking.uri=, "
+                "or start a new run"
+            ) from None
+        if run.info.lifecycle_stage == "deleted":
+            raise Failure(f"run {run_id} was deleted at {place}: {restore(run_id)}, or start a new run")
+        client.update_run(run_id, status="RUNNING")
+
+
+def end_run(uri: str, run_id: str, status: End) -> None:
+    with needed(uri):
+        connected(uri).set_terminated(run_id, status)
+
+
+def find_run(uri: str, name_or_id: str) -> KnownRun | None:
+    """The run of this id, or else the newest of this name in any experiment; deleted ones are not found."""
+    with needed(uri):
+        client = connected(uri)
+        homes = [experiment.experiment_id for experiment in client.search_experiments()]
+        is_id = re.fullmatch("[0-9a-f]{32}", name_or_id)
+        for attribute in ["run_id", "run_name"] if is_id else ["run_name"]:
+            wanted = f"attributes.{attribute} = {_quoted(name_or_id)}"
+            for run in client.search_runs(homes, wanted, max_results=1, order_by=["attributes.start_time DESC"]):
+                return KnownRun(
+                    run_id=run.info.run_id,
+                    name=run.info.run_name,
+                    status=run.info.status,
+                    params=run.data.params,
+                    tags=run.data.tags,
+                )
+        return None
+
+
+def restore(run_id: str) -> str:
+    """The way out for a deleted run."""
+    return f"`mlflow runs restore --run-id {run_id}`"
+
+
+def _experiment(client: "MlflowClient", name: str, uri: str) -> str:
+    """The id of an experiment that may have to be made, and that another may make at the same time."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException as error:
+            found = client.get_experiment_by_name(name)
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        raise Failure(
+            f"experiment {name!r} was deleted at {without_secrets(uri)}: "
+            f"`mlflow experiments restore --experiment-id {found.experiment_id}`, or choose another name"
+        )
+    return str(found.experiment_id)
+
+
+def _describe(client: "MlflowClient", run_id: str, params: Mapping[str, str], dataset: Dataset | None) -> None:
+    from mlflow.entities import Param
+
+    client.log_batch(run_id, params=[Param(key, _short(value)) for key, value in params.items()])
+    client.log_dict(run_id, dict(params), "config.json")
+    if dataset is not None:
+        client.log_inputs(run_id, [_input(dataset)])
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= LONGEST_VALUE else value[: LONGEST_VALUE - len(CUT)] + CUT
+
+
+def _input(dataset: Dataset) -> "DatasetInput":
+    from mlflow.entities import Dataset as Entity
+    from mlflow.entities import DatasetInput, InputTag
+
+    place = without_secrets(dataset.path)
+    source = json.dumps({"uri": place})
+    entity = Entity(Path(place).name, dataset.checksum[:LONGEST_DIGEST], "local", source)
+    return DatasetInput(entity, [InputTag("mlflow.data.context", "training")])
+
+
+def _quoted(text: str) -> str:
+    quote = '"' if "'" in text else "'"
+    return f"{quote}{text}{quote}"

@@ -1,0 +1,145 @@
+"""A run's log as a folder: everything ever logged, in order, and how much of it the server has.
+
+`metrics.jsonl` is only ever appended to, so a killed process loses nothing that it handed to the system, and what
+is still to be sent is the rest of the file behind the offset in `sent.json`. There is no other queue.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple, TypedDict
+
+from mim_ray.errors import Failure
+
+BLOCK = 1 << 16
+
+
+class Record(TypedDict):
+    """Metrics of one step, plain so that a checkpoint can hold it; its time makes sending it twice harmless."""
+
+    step: int
+    time: int
+    metrics: dict[str, float]
+
+
+class Artifact(NamedTuple):
+    """A file to be sent: where its copy lies in the folder, and the folder of the run it goes to."""
+
+    copy: str
+    to: str
+
+    @property
+    def target(self) -> str:
+        return f"{self.to}/{Path(self.copy).name}"
+
+
+Entry = Record | Artifact
+
+
+class Spool:
+    """Appended to by the training loop, read and confirmed by the sender; one process at a time."""
+
+    def __init__(self, folder: Path, run_id: str) -> None:
+        self.folder = folder
+        self._run_id = run_id
+        self._log, self._mark = folder / "metrics.jsonl", folder / "sent.json"
+        self._appending = Lock()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._log.touch()
+            self._end = _without_torn_line(self._log)
+            if not self._mark.exists():
+                self.confirm(0)
+        except OSError as error:
+            raise Failure(f"{folder} cannot be written ({error.strerror}): choose another folder") from None
+        self.sent = self._read_mark()
+
+    def append(self, entry: Entry) -> None:
+        with self._appending:
+            self._write(entry)
+
+    def add_file(self, path: Path, name: str, to: str) -> None:
+        """Copies a file under a folder named by its place in the log, which no other has."""
+        with self._appending:
+            copy = Path("artifacts", str(self._end), name)
+            try:
+                (self.folder / copy).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, self.folder / copy)
+            except OSError as error:
+                raise Failure(f"{path} cannot be copied to {self.folder} ({error.strerror})") from None
+            self._write(Artifact(str(copy), to))
+
+    def confirm(self, end: int) -> None:
+        """The server has everything before this offset."""
+        aside = self._mark.with_suffix(".part")
+        aside.write_text(json.dumps({"run_id": self._run_id, "bytes": end}))
+        aside.replace(self._mark)
+        self.sent = end
+
+    def remove(self, artifact: Artifact) -> None:
+        with suppress(OSError):
+            (self.folder / artifact.copy).unlink()
+            (self.folder / artifact.copy).parent.rmdir()
+
+    def entries(self, start: int = 0) -> Iterator[tuple[Entry, int]]:
+        """What was logged from an offset on, each with the offset behind it; damaged lines are passed over."""
+        with self._log.open("rb") as file:
+            file.seek(start)
+            for line in file:
+                start += len(line)
+                if line.endswith(b"\n"):
+                    with suppress(ValueError, KeyError, TypeError):
+                        yield _parsed(line), start
+
+    def unsent(self) -> list[Entry]:
+        return [entry for entry, _ in self.entries(self.sent)]
+
+    def _write(self, entry: Entry) -> None:
+        """One line, whole or not at all."""
+        fields = entry._asdict() if isinstance(entry, Artifact) else entry
+        line = json.dumps(fields).encode() + b"\n"
+        problem = "the disk is full"
+        try:
+            with self._log.open("ab", buffering=0) as file:
+                written = file.write(line)
+        except OSError as error:
+            written, problem = 0, str(error.strerror)
+        if written != len(line):
+            os.truncate(self._log, self._end)
+            raise Failure(f"{self._log} cannot be written: {problem}")
+        self._end += len(line)
+
+    def _read_mark(self) -> int:
+        """Where it is damaged everything is offered again; the sender asks the server what it has."""
+        try:
+            mark = json.loads(self._mark.read_text())
+            run_id, sent = mark["run_id"], int(mark["bytes"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+        if run_id != self._run_id:
+            raise Failure(f"{self.folder} holds the log of run {run_id}: choose another folder for {self._run_id}")
+        return min(sent, self._end)
+
+
+def _without_torn_line(path: Path) -> int:
+    """Cuts off what a kill left of a line being written; returns the size."""
+    size = path.stat().st_size
+    with path.open("rb+") as file:
+        for start in range(max(0, size - 1) // BLOCK * BLOCK, -1, -BLOCK):
+            file.seek(start)
+            whole = file.read(BLOCK).rfind(b"\n") + 1
+            if whole or start == 0:
+                file.truncate(start + whole)
+                return start + whole
+    return 0
+
+
+def _parsed(line: bytes) -> Entry:
+    fields = json.loads(line)
+    if "copy" in fields:
+        return Artifact(fields["copy"], fields["to"])
+    return Record(step=fields["step"], time=fields["time"], metrics=fields["metrics"])
