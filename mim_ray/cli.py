@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mim_ray.cluster_cli import add_cluster_commands
 from mim_ray.config import parse, paths, resolve
 from mim_ray.errors import Failure, Mistake, nearest
 from mim_ray.output import cost_lines, keep, print_command, print_json, print_table
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 data = typer.Typer(no_args_is_help=True, help="Datasets: import, verify, describe.")
 app.add_typer(data, name="data")
+add_cluster_commands(app)
 
 STOPPED = 130
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]

@@ -39,8 +39,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benches": {"errors", "data", "step_bench"},
     "output": {"tracking"},
     "demo": BASEMENT | {"data", "methods"},
+    "processes": set(),
+    "fake_cluster": {"errors", "processes"},
+    "submit": {"errors"},
+    "cluster_cli": {"config", "errors", "methods", "output", "submit", "fake_cluster"},
     "cli": BASEMENT
-    | {"cost", "data", "methods", "run", "spaces", "doctor", "benches", "demo", "output", "tracking"},
+    | {
+        "cluster_cli",
+        "cost",
+        "data",
+        "methods",
+        "run",
+        "spaces",
+        "doctor",
+        "benches",
+        "demo",
+        "output",
+        "tracking",
+    },
     "__main__": {"cli"},
     "__init__": {"data", "errors", "methods", "run", "siamese", "transforms", "weights"},
 }
@@ -49,7 +65,7 @@ DOORS = {
     "numba": ("data/",),
     "llvmlite": ("data/",),
     "timm": ("encoders/", "train/optim.py", "step_bench.py"),
-    "ray": ("launch.py", "train/worker.py", "train/checkpoint.py"),
+    "ray": ("launch.py", "submit.py", "fake_cluster.py", "train/worker.py", "train/checkpoint.py"),
     "mlflow": ("tracking/",),
 }
 CORE = (
