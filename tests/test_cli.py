@@ -179,7 +179,7 @@ def test_the_version(say: Say) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("lst", "No such command 'lst'. Did you mean 'list'?"),
+        ("lst", "No such command 'lst'. Did you mean 'list'"),
         ("data imprt a b", "No such command 'imprt'. Did you mean 'import'?"),
         ("list --jsn", "No such option: --jsn (Possible options: --json)"),
         ("show", "Missing argument 'method'."),

@@ -45,8 +45,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benches": {"errors", "data", "step_bench"},
     "output": {"tracking"},
     "demo": BASEMENT | {"data", "methods"},
+    "processes": set(),
+    "fake_cluster": {"errors", "processes"},
+    "submit": {"errors"},
+    "options": set(),
+    "cluster_cli": {"config", "errors", "methods", "options", "output", "submit", "fake_cluster"},
+    "data_cli": {"config", "data", "options", "output", "tracking"},
     "cli": BASEMENT
-    | {"cost", "data", "methods", "run", "spaces", "doctor", "benches", "demo", "launch", "output", "tracking"},
+    | {"cluster_cli", "data_cli", "cost", "methods", "run", "spaces", "doctor", "benches", "demo", "launch"}
+    | {"options", "output", "tracking"},
     "__main__": {"cli"},
     "__init__": {"data", "errors", "launch", "methods", "run", "siamese", "transforms", "weights"},
 }
@@ -55,7 +62,7 @@ DOORS = {
     "numba": ("data/",),
     "llvmlite": ("data/",),
     "timm": ("encoders/", "training/optim.py", "step_bench.py"),
-    "ray": ("ray_train.py",),
+    "ray": ("ray_train.py", "submit.py", "fake_cluster.py"),
     "mlflow": ("tracking/",),
 }
 CORE = (

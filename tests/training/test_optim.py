@@ -15,7 +15,10 @@ def test_matrices_and_tokens_decay_and_vectors_do_not() -> None:
     names = {id(weight): name for name, weight in model.named_parameters()}
     assert (decayed["weight_decay"], not_decayed["weight_decay"]) == (0.05, 0.0)
     assert {"online.encoder.cls_token", "measure.head.mask_token"} <= {names[id(one)] for one in decayed["params"]}
-    assert all(names[id(one)].endswith(("bias", "norm.weight")) or "norm" in names[id(one)] for one in not_decayed["params"])
+    assert all(
+        names[id(one)].endswith(("bias", "norm.weight")) or "norm" in names[id(one)]
+        for one in not_decayed["params"]
+    )
     assert len(decayed["params"]) + len(not_decayed["params"]) == sum(p.requires_grad for p in model.parameters())
 
 

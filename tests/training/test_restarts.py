@@ -43,7 +43,9 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, alone: str) -> None:
     worked(job, die_at=7)
     folder = tmp_path / "run" / "checkpoints"
     newest = sorted(folder.glob("step-*"))[-1]
-    victim = newest / random.Random(0).choice(["weights.safetensors", "optimiser.safetensors", "state.json", WHOLE])
+    victim = newest / random.Random(0).choice(
+        ["weights.safetensors", "optimiser.safetensors", "state.json", WHOLE]
+    )
     content = victim.read_bytes()
     victim.write_bytes(content[: random.Random(1).randrange(len(content))])
     ended = worked(job)

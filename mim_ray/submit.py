@@ -1,0 +1,167 @@
+"""A command of ours as a job of a Ray cluster, and its result as ours.
+
+The job's driver runs on the head node: a laptop that goes to sleep ends no training.
+"""
+
+import asyncio
+import logging
+import os
+import shlex
+import sys
+import time
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Mapping, MutableMapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TextIO
+from urllib.parse import urlsplit
+
+from mim_ray.errors import Failure, Mistake
+
+if TYPE_CHECKING:
+    from ray.dashboard.modules.job.pydantic_models import JobDetails
+    from ray.job_submission import JobSubmissionClient
+
+TUNNEL = "http://127.0.0.1:8265"  # where `ray dashboard` and `kubectl port-forward` put a head's dashboard
+FORWARDED = "MLFLOW_TRACKING_URI"
+SECONDS_TO_ANSWER = 10
+
+
+class Job(NamedTuple):
+    job: str
+    address: str
+    status: str
+    message: str
+
+
+def submit(
+    words: Sequence[str],
+    address: str | None = None,
+    working_dir: Path | None = None,
+    wait: bool = True,
+    log: TextIO = sys.stdout,
+) -> Job:
+    """Sends `mim-ray WORDS`; with `wait`, its output goes to `log` while it runs."""
+    runtime_env = {"env_vars": _forwarded(os.environ), **_code(working_dir)}
+    client = _client(_dashboard(address, os.environ))
+    url = client.get_address()
+    # `python -m` and not `mim-ray`, so that a working directory that holds the package is the one that runs.
+    entrypoint = shlex.join(["python", "-m", "mim_ray", *words])
+    try:
+        job = client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
+    except (RuntimeError, ValueError) as error:
+        raise Failure(f"{url} did not take the job: {error}") from error
+    print(f"job {job} at {url}", file=sys.stderr)
+    if not wait:
+        print(f"follow it with: ray job logs --follow {job}", file=sys.stderr)
+        return Job(job, url, "SENT", "")
+    try:
+        return _follow(client, url, job, log)
+    except KeyboardInterrupt:
+        print(f"the job goes on; to end it: ray job stop {job}", file=sys.stderr)
+        raise
+    except (OSError, RuntimeError) as error:
+        way_out = f"it goes on; follow it with: ray job logs --follow {job}"
+        raise Failure(f"lost sight of job {job} at {url} ({error}); {way_out}") from error
+
+
+def _follow(client: "JobSubmissionClient", url: str, job: str, log: TextIO) -> Job:
+    asyncio.run(_copy_log(client, job, log))
+    while not (details := client.get_job_info(job)).status.is_terminal():
+        time.sleep(0.5)  # the log ends a moment before the job does
+    return Job(job, url, details.status.value, _reason(details))
+
+
+async def _copy_log(client: "JobSubmissionClient", job: str, log: TextIO) -> None:
+    async for piece in client.tail_job_logs(job):
+        print(piece, end="", file=log, flush=True)
+
+
+def _reason(details: "JobDetails") -> str:
+    """A job that ran has told the rest in its log; Ray's message repeats it."""
+    if details.driver_exit_code is not None:
+        return f"exit code {details.driver_exit_code}"
+    return details.message or ""
+
+
+def _client(url: str) -> "JobSubmissionClient":
+    _settle_token(os.environ)
+    _ask(url)
+    os.environ["RAY_API_SERVER_ADDRESS"] = url  # Ray prefers this, and even RAY_ADDRESS, to the argument
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
+    try:
+        return JobSubmissionClient(url)
+    except AuthenticationError as error:
+        raise Failure(f"{url} {_refusal(str(error))}") from error
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise Failure(f"{url} does not answer as a Ray dashboard does: {error}") from error
+
+
+def _refusal(said: str) -> str:
+    if "invalid" in said.lower():
+        return "refused the token: RAY_AUTH_TOKEN (or the file of RAY_AUTH_TOKEN_PATH) is not that of this cluster"
+    return "wants a token: set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file that holds it"
+
+
+def _ask(url: str) -> None:
+    """Ray's client would wait as long as the network does; any answer will do, also a refusal."""
+    try:
+        urllib.request.urlopen(f"{url}/api/version", timeout=SECONDS_TO_ANSWER).close()
+    except urllib.error.HTTPError as answer:
+        answer.close()
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise Failure(
+            f"no Ray dashboard answers at {url} ({reason}): is the cluster up, the tunnel open?"
+        ) from error
+
+
+def _dashboard(address: str | None, environment: Mapping[str, str]) -> str:
+    """The dashboard's URL: as given, as Ray's own variables say, or the end of a tunnel."""
+    said = environment.get("RAY_API_SERVER_ADDRESS") or environment.get("RAY_ADDRESS", "")
+    url = address or (said if said.startswith("http") else TUNNEL)
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise Mistake(f"address {url!r}: the URL of the head's dashboard is expected, such as {TUNNEL}")
+    return url.rstrip("/")
+
+
+def _settle_token(environment: MutableMapping[str, str]) -> None:
+    """Ray looks at a token only where RAY_AUTH_MODE says so, and ends the process where its file is missing."""
+    path = environment.get("RAY_AUTH_TOKEN_PATH")
+    if path and not environment.get("RAY_AUTH_TOKEN") and not _holds_a_word(Path(path)):
+        raise Mistake(f"RAY_AUTH_TOKEN_PATH={path}: no file with a token")
+    has_token = environment.get("RAY_AUTH_TOKEN") or path or (Path.home() / ".ray" / "auth_token").is_file()
+    if has_token and not environment.get("RAY_AUTH_MODE"):
+        environment["RAY_AUTH_MODE"] = "token"
+
+
+def _holds_a_word(file: Path) -> bool:
+    return file.is_file() and bool(file.read_text().strip())
+
+
+def _forwarded(environment: Mapping[str, str]) -> dict[str, str]:
+    """Where the cluster's runs are kept. The dashboard shows what travels with a job, so no secret may."""
+    uri = environment.get(FORWARDED)
+    if not uri:
+        return {}
+    if urlsplit(uri).password:
+        raise Mistake(
+            f"{FORWARDED} holds a password, and the dashboard would show it: leave it out here, "
+            "and give the cluster's nodes MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    if not uri.startswith("http"):
+        warnings.warn(f"{FORWARDED}={uri} is a place on the head node, not on this machine", stacklevel=2)
+    return {FORWARDED: uri}
+
+
+def _code(working_dir: Path | None) -> dict[str, str]:
+    if working_dir is None:
+        return {}
+    if not working_dir.is_dir():
+        raise Mistake(f"working directory {working_dir}: no such folder")
+    return {"working_dir": str(working_dir.resolve())}
