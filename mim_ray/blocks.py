@@ -71,6 +71,19 @@ def sincos(width: int, grid: Grid) -> Tensor:
     return torch.from_numpy(np.concatenate([np.zeros((1, width)), table])).float()
 
 
+def is_sincos(table: Tensor) -> bool:
+    """Whether (1, 1 + N, width) are the fixed positions of some grid of N patches."""
+    if table.dim() != 3 or len(table) != 1 or table.shape[2] % 4:
+        return False
+    patches, given = table.shape[1] - 1, table[0].float().cpu()
+    rounding = max(1e-4, torch.finfo(table.dtype).eps)
+    return any(
+        torch.allclose(given, sincos(table.shape[2], Grid(rows, patches // rows, 1)), rtol=0, atol=rounding)
+        for rows in range(1, patches + 1)
+        if patches % rows == 0
+    )
+
+
 def patchified(pixels: Tensor, size: int) -> Tensor:
     """(B, C, H, W) → (B, N, size · size · C), patches in raster order, channels last within each."""
     b, c, h, w = pixels.shape

@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "siamese": BASEMENT | {"views", "world", "transforms", "encoders", "measures", "grammar"},
     "run": BASEMENT | {"transforms", "siamese"},
     "methods": BASEMENT | {"transforms", "encoders", "measures", "siamese", "run"},
-    "weights": BASEMENT | {"transforms", "encoders", "measures", "siamese"},
+    "weights": BASEMENT | {"blocks", "transforms", "encoders", "measures", "siamese"},
     "cost": {"blocks", "measures", "run", "siamese"},
     "step_bench": {"bench", "blocks", "cost", "methods", "views"},
     "data": BASEMENT | {"transforms", "bench"},

@@ -1,5 +1,6 @@
 """Vision transformers: a hidden patch is dropped, or a token takes its place or is added to it at a block."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -7,7 +8,7 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from mim_ray.blocks import EPSILON, Block, patchified, sincos, start_weights, taken
+from mim_ray.blocks import EPSILON, Block, is_sincos, patchified, sincos, start_weights, taken
 from mim_ray.config import Spec
 from mim_ray.errors import Mistake
 from mim_ray.views import Grid, Tokens, View
@@ -113,13 +114,23 @@ class VisionTransformer(nn.Module):
         ]
 
     def resampled(self, positions: Tensor) -> Tensor:
-        """Position embeddings of another picture size, for this one."""
-        if positions.shape == self.pos_embed.shape:
+        """A table of another picture size, for this one.
+
+        A table does not say which grid it is of: fixed ones are known again and made for this grid, learned
+        ones (timm's) are of square pictures, whose side their number of rows tells.
+        """
+        if is_sincos(positions):
+            return sincos(self.width, self.grid)[None]
+        patches = positions.shape[1] - 1 if positions.dim() == 3 else 0
+        side = math.isqrt(patches)
+        if side * side != patches or not patches:
+            raise Mistake(f"pos_embed: {_described(positions)}: expected one for the class token, and n · n")
+        if self.grid[:2] == (side, side):
             return positions
         from timm.layers.pos_embed import resample_abs_pos_embed  # here, for it takes seconds to import
 
-        grid = [self.grid.rows, self.grid.columns]
-        return resample_abs_pos_embed(positions, grid, num_prefix_tokens=1)  # type: ignore[no-any-return]
+        here = [self.grid.rows, self.grid.columns]
+        return resample_abs_pos_embed(positions, here, [side, side], num_prefix_tokens=1)  # type: ignore[no-any-return]
 
     def _embedded(self, view: View) -> Tensor:
         patches, positions = patchified(view.pixels, self.grid.patch), self.pos_embed[:, 1:]
@@ -143,3 +154,12 @@ class VisionTransformer(nn.Module):
             return x + self.mask_token * mask
         token = (self.mask_token + self.pos_embed).repeat(1, len(views), 1).to(x.dtype)
         return torch.where(mask, token, x)
+
+
+def _described(positions: Tensor) -> str:
+    rows = positions.shape[1] if positions.dim() == 3 else 0
+    if math.isqrt(rows) ** 2 == rows > 0:
+        return f"{rows} learned positions, none of them for the class token"
+    if math.isqrt(max(rows - 2, 0)) ** 2 == rows - 2:
+        return f"{rows} learned positions, two of them for tokens (a distilled model)"
+    return f"{rows} learned positions, of a picture that is not square or with more tokens than the class token"

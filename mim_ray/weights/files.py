@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -17,17 +17,28 @@ from mim_ray.encoders.vit import SHAPES, VisionTransformer, ViT
 from mim_ray.errors import Failure, Mistake
 from mim_ray.measures.heads import Decoder
 from mim_ray.measures.reconstruct import Reconstruct
+from mim_ray.measures.relax import Relax
 from mim_ray.siamese import Siamese
 from mim_ray.transforms.mask import RandomMask
-from mim_ray.weights.names import ENCODER, HEAD, State, from_others, to_hf, to_timm
+from mim_ray.weights.fitting import fitted
+from mim_ray.weights.names import State, from_others, is_ours, to_hf, to_timm
+
+IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")
+TORCH_BEGINS = (b"PK\x03\x04", b"\x80")
+"""A zip, or the pickle that torch wrote before."""
+
+UNREADABLE = (SafetensorError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError)
+"""What the readers raise over bytes that are torn."""
 
 
 class Loaded(NamedTuple):
     encoder: int
-    """How many weights of each were loaded."""
+    """How many weights of each the file gave."""
     head: int
+    others: int
+    """Of the projector, the predictor, the second decoder and the running average."""
     unused: list[str]
-    """Names in the file that nothing here has."""
+    """Names in the file that nothing here has, or that are of a head of another kind or size."""
 
 
 class Timm(NamedTuple):
@@ -37,56 +48,73 @@ class Timm(NamedTuple):
     arguments: dict[str, Any]
 
 
-def load_weights(model: Siamese, source: Path | str | Mapping[str, Tensor]) -> Loaded:
-    """Into a built method: the encoder whole, and the head where the file has one."""
-    given = from_others(source if isinstance(source, Mapping) else read_weights(Path(source)))
-    wanted, encoder = model.state_dict(), model.online.encoder
-    sides = {}
-    for side in (ENCODER, HEAD):
-        names = [name for name in wanted if name.startswith(side)]
-        there = [name for name in names if name in given]
-        missing = [name for name in names if name not in given and not name.endswith("mask_token")]
-        if missing and (side == ENCODER or there):
-            raise Mistake(
-                f"weights: {missing[0].removeprefix(side)!r} is missing ({len(missing)} in all): another model"
-            )
-        sides[side] = there
-    found: State = {}
-    for name in [*sides[ENCODER], *sides[HEAD]]:
-        weight = given[name]
-        if name == ENCODER + "pos_embed" and isinstance(encoder, VisionTransformer):
-            weight = encoder.resampled(weight)
-        if weight.shape != wanted[name].shape:
-            sizes = " × ".join(map(str, weight.shape)), " × ".join(map(str, wanted[name].shape))
-            raise Mistake(f"weights: {name!r} is {sizes[0]}: expected {sizes[1]}: another size of model")
-        found[name] = weight
-    model.load_state_dict(wanted | found)
-    if model.target is not None:
+def load_weights(model: Siamese, source: Path | str | Mapping[str, Any]) -> Loaded:
+    """Into a built method: the encoder whole, and each other part that the file has in the same kind and size."""
+    if isinstance(source, Mapping):
+        state, same_picture = tensors_of(source, "the state"), False
+    else:
+        state, same_picture = read_weights(Path(source)), _is_for(Path(source), model.online.encoder)
+    given = from_others(state)
+    found = fitted(model, given, same_picture or is_ours(state))
+    model.load_state_dict(model.state_dict() | found.state)
+    if model.target is not None and not found.target:
         model.target.load_state_dict(model.online.state_dict())
-    return Loaded(len(sides[ENCODER]), len(sides[HEAD]), sorted(given.keys() - found.keys()))
+    others = len(found.others) + len(found.target)
+    return Loaded(len(found.encoder), len(found.head), others, sorted(given.keys() - found.state.keys()))
 
 
 def read_weights(path: Path) -> State:
-    """A safetensors file, a folder that holds model.safetensors, or a torch file of plain tensors."""
+    """A safetensors file, a torch file of plain tensors, or a folder with one as Hugging Face names it."""
     if path.is_dir():
-        path = path / "model.safetensors"
+        path = next((path / name for name in IN_FOLDERS if (path / name).exists()), path / IN_FOLDERS[0])
     if not path.exists():
         raise Mistake(
             f"weights: {path} does not exist: expected a .safetensors or .pth file, or a folder with one"
         )
+    safe = path.suffix == ".safetensors"
+    if not safe and not _begin(path).startswith(TORCH_BEGINS):
+        raise Mistake(f"weights: {path} is no torch file: expected a .safetensors or .pth file")
     try:
-        if path.suffix == ".safetensors":
+        if safe:
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        held = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise Mistake(
             f"weights: {path} holds more than tensors, and running it would be unsafe: convert it to safetensors"
         ) from None
-    except (SafetensorError, RuntimeError, EOFError) as error:
+    except UNREADABLE as error:
         raise Failure(f"weights: {path} cannot be read: {error}") from None
+    return tensors_of(held, str(path))
+
+
+def _begin(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4)
+
+
+def _is_for(path: Path, encoder: EncoderModule) -> bool:
+    """Whether `save_timm` wrote the file for pictures of this size."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    with safe_open(path, framework="pt") as file:
+        notes = file.metadata() or {}
+    grid = encoder.grid
+    picture = {"img_size": [grid.rows * grid.patch, grid.columns * grid.patch]}
+    return "name" in notes and json.dumps(picture)[1:-1] in notes.get("arguments", "")
+
+
+def tensors_of(held: object, where: str) -> State:
+    """The weights by name, out of the wrappings that training scripts save them in, without what else is there."""
     for wrapper in ("model", "state_dict"):
-        state = state.get(wrapper, state)
-    return dict(state)
+        if isinstance(held, Mapping) and isinstance(held.get(wrapper), Mapping):
+            held = held[wrapper]
+    if not isinstance(held, Mapping):
+        raise Mistake(f"weights: {where} holds a {type(held).__name__}: expected a state_dict, tensors by name")
+    state = {str(name): weight for name, weight in held.items() if isinstance(weight, Tensor)}
+    if not state:
+        names = ", ".join(map(repr, list(held)[:4])) or "nothing"
+        raise Mistake(f"weights: {where} holds {names}, no tensors: expected a state_dict, tensors by name")
+    return state
 
 
 def save_timm(model: Siamese, path: Path | str) -> Timm:
@@ -124,7 +152,9 @@ def save_vitmae(model: Siamese, folder: Path | str) -> None:
     """A whole MAE as a folder for `ViTMAEForPreTraining.from_pretrained`."""
     spec, measure, mask = model.method.encoder, model.method.measure, model.method.t1.mask
     alike = isinstance(spec, ViT) and spec.hidden == "drop" and model.online.encoder.grid.is_square
-    if not (alike and isinstance(measure, Reconstruct) and isinstance(measure.head, Decoder)):
+    if isinstance(measure, Relax) and measure.separate:
+        raise Mistake("method.measure.separate=true: ViTMAE has one decoder: expected separate=false")
+    if not (alike and isinstance(measure, Reconstruct | Relax) and isinstance(measure.head, Decoder)):
         raise Mistake("ViTMAE is a ViT on square pictures that drops hidden patches, with a decoder: this is not")
     assert isinstance(spec, ViT)
     shape, grid, decoder = SHAPES[spec.size], model.online.encoder.grid, measure.head
@@ -147,7 +177,6 @@ def save_vitmae(model: Siamese, folder: Path | str) -> None:
         "norm_pix_loss": measure.normalise,
     }
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     _save(to_hf(model.state_dict(), grid.patch), folder / "model.safetensors", {"format": "pt"})
     aside = folder / "config.json.part"
     aside.write_text(json.dumps(config, indent=1) + "\n")
@@ -157,5 +186,9 @@ def save_vitmae(model: Siamese, folder: Path | str) -> None:
 def _save(state: State, path: Path, notes: Mapping[str, Any]) -> None:
     aside = path.with_name(path.name + ".part")
     metadata = {name: note if isinstance(note, str) else json.dumps(note) for name, note in notes.items()}
-    save_file({name: weight.contiguous() for name, weight in state.items()}, aside, metadata)
-    aside.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: weight.contiguous() for name, weight in state.items()}, aside, metadata)
+        aside.replace(path)
+    except (SafetensorError, OSError) as error:
+        raise Failure(f"weights: {path} cannot be written: {error}") from None

@@ -26,6 +26,7 @@ HF_BLOCK = {
 }
 HF_OUTSIDE = {
     "vit.embeddings.cls_token": ENCODER + "cls_token",
+    "vit.embeddings.mask_token": ENCODER + "mask_token",
     "vit.embeddings.position_embeddings": ENCODER + "pos_embed",
     "vit.embeddings.patch_embeddings.projection.weight": ENCODER + "patch_embed.weight",
     "vit.embeddings.patch_embeddings.projection.bias": ENCODER + "patch_embed.bias",
@@ -40,20 +41,35 @@ HF_OUTSIDE = {
     "decoder.decoder_pred.weight": HEAD + "predict.weight",
     "decoder.decoder_pred.bias": HEAD + "predict.bias",
 }
+HF_PATCHES = "embeddings.patch_embeddings.projection.weight"
 HF_LAYERS = {"vit.encoder.layer.": ENCODER, "decoder.decoder_layers.": HEAD}
+HF_SIDES = {"vit.": ENCODER, "decoder.": HEAD}
 QKV = ("query", "key", "value")
 
 
 def from_others(state: Mapping[str, Tensor]) -> State:
-    """Weights under any of the known names, under ours."""
-    state = {name.removeprefix("module."): weight for name, weight in state.items()}
-    if any(name.startswith("vit.") for name in state):
-        return _from_hf(state)
-    if "patch_embed.proj.weight" in state:
-        return _from_mae(state)
+    """Weights under any of the known names, under ours; an unknown one stays with what it is part of."""
+    state = _unwrapped(state)
     if any(name.startswith(ENCODER) for name in state):
         return state
-    return {f"{ENCODER}net.{name}": weight for name, weight in state.items()}
+    if f"vit.{HF_PATCHES}" in state:
+        return _from_hf(state)
+    if HF_PATCHES in state:  # of a ViTMAEModel or a ViTModel, which are what others have as `vit`
+        return _from_hf({f"vit.{name}": weight for name, weight in state.items()})
+    if "patch_embed.proj.weight" in state:
+        return _from_mae(state)
+    bare = "patch_embed.weight" in state or any(name.startswith("net.") for name in state)
+    return {f"{ENCODER}{'' if bare else 'net.'}{name}": weight for name, weight in state.items()}
+
+
+def is_ours(state: Mapping[str, Tensor]) -> bool:
+    """Whether the names are those of our `state_dict`, of a method or of its encoder alone."""
+    return any(name.startswith(ENCODER) or name == "patch_embed.weight" for name in _unwrapped(state))
+
+
+def _unwrapped(state: Mapping[str, Tensor]) -> State:
+    """Without what torch.compile and DDP put before the names."""
+    return {name.replace("_orig_mod.", "").removeprefix("module."): weight for name, weight in state.items()}
 
 
 def to_timm(state: Mapping[str, Tensor], patch: int) -> State:
@@ -97,6 +113,9 @@ def as_convolution(weight: Tensor, patch: int) -> Tensor:
 
 
 def as_matrix(weight: Tensor) -> Tensor:
+    """(D, C, p, p) as a convolution embeds patches → (D, p · p · C) as we do; what is no convolution stays."""
+    if weight.dim() != 4:
+        return weight
     return weight.permute(0, 2, 3, 1).flatten(1)
 
 
@@ -109,7 +128,8 @@ def _from_mae(state: State) -> State:
         elif name == "patch_embed.proj.weight":
             ours[ENCODER + "patch_embed.weight"] = as_matrix(weight)
         else:
-            ours[ENCODER + name.replace("patch_embed.proj.", "patch_embed.")] = weight
+            side = HEAD if name.startswith("decoder_") else ENCODER
+            ours[side + name.replace("patch_embed.proj.", "patch_embed.")] = weight
     return ours
 
 
@@ -121,17 +141,14 @@ def _from_hf(state: State) -> State:
             image = name.endswith("projection.weight")
             ours[HF_OUTSIDE[name]] = as_matrix(weight) if image else weight
             continue
-        side = next((layer for layer in HF_LAYERS if name.startswith(layer)), None)
-        if side is None:
-            ours[name] = weight
+        layer = next((layer for layer in HF_LAYERS if name.startswith(layer)), None)
+        if layer is None:
+            side = next((side for side in HF_SIDES if name.startswith(side)), "")
+            ours[HF_SIDES.get(side, "") + name.removeprefix(side)] = weight
             continue
-        number, _, rest = name.removeprefix(side).partition(".")
+        number, _, rest = name.removeprefix(layer).partition(".")
         part, _, kind = rest.rpartition(".")
-        block = f"{HF_LAYERS[side]}blocks.{number}."
-        if part.removeprefix("attention.attention.") in QKV:
-            ours[f"{block}{part}.{kind}"] = weight
-        else:
-            ours[f"{block}{HF_BLOCK[part]}.{kind}"] = weight
+        ours[f"{HF_LAYERS[layer]}blocks.{number}.{HF_BLOCK.get(part, part)}.{kind}"] = weight
     return _joined(ours)
 
 
@@ -147,8 +164,10 @@ def _published(name: str) -> str:
 
 
 def _joined(state: State) -> State:
-    """Query, key and value as the one matrix that we have for them."""
+    """Query, key and value as the one matrix that we have for them; apart where one of them is missing."""
     for name in [name for name in state if ".attention.attention.query." in name]:
-        parts = [state.pop(name.replace(".query.", f".{word}.")) for word in QKV]
-        state[name.replace("attention.attention.query", "attn.qkv")] = torch.cat(parts)
+        names = [name.replace(".query.", f".{word}.") for word in QKV]
+        if all(part in state for part in names):
+            joined = torch.cat([state.pop(part) for part in names])
+            state[name.replace("attention.attention.query", "attn.qkv")] = joined
     return state

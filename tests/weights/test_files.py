@@ -14,6 +14,7 @@ from mim_ray.errors import Failure, Mistake
 from mim_ray.methods import resolved
 from mim_ray.views import View
 from mim_ray.weights.files import load_weights, read_weights, save_timm, save_vitmae
+from mim_ray.weights.names import from_others
 
 SIZE = (32, 32)
 HEAD = {"method.measure.head.width": 64, "method.measure.head.depth": 2, "method.measure.head.heads": 4}
@@ -58,22 +59,15 @@ def test_loss_and_gradients_are_those_of_hugging_faces_vitmae(normalise: bool, t
     assert measured.loss.item() == pytest.approx(output.loss.item(), rel=1e-5)
     measured.loss.backward()
     output.loss.backward()
-    ours_by_name: Any
-    theirs_by_name: Any
-    ours_by_name, theirs_by_name = dict(ours.named_parameters()), dict(theirs.named_parameters())
-    pairs = [
-        ("online.encoder.cls_token", "vit.embeddings.cls_token"),
-        ("online.encoder.patch_embed.bias", "vit.embeddings.patch_embeddings.projection.bias"),
-        *[(f"online.encoder.blocks.{n}.mlp.fc1.weight", f"vit.layers.{n}.mlp.fc1.weight") for n in range(6)],
-        ("online.encoder.blocks.5.attn.proj.weight", "vit.layers.5.attention.o_proj.weight"),
-        ("measure.head.blocks.1.norm1.weight", "decoder.decoder_layers.1.layernorm_before.weight"),
-        ("measure.head.mask_token", "decoder.mask_token"),
-        ("measure.head.embed.weight", "decoder.decoder_embed.weight"),
-        ("measure.head.predict.weight", "decoder.decoder_pred.weight"),
-    ]  # fmt: skip
-    for one, other in pairs:
-        a, b = ours_by_name[one].grad, theirs_by_name[other].grad
-        assert torch.allclose(a, b, atol=1e-5 * max(1.0, b.abs().max().item())), one
+    slopes = from_others(
+        {name: weight.grad for name, weight in theirs.named_parameters() if weight.grad is not None}
+    )
+    parameters = dict(ours.named_parameters())
+    assert parameters.keys() == slopes.keys()
+    for name, slope in slopes.items():
+        gradient = parameters[name].grad
+        assert gradient is not None, name
+        assert torch.allclose(gradient, slope, atol=1e-5 * max(1.0, slope.abs().max().item())), name
 
 
 def test_a_vitmae_that_we_export_gives_our_loss(tmp_path: Path) -> None:
@@ -112,27 +106,6 @@ def test_timm_loads_an_exported_encoder_strictly(encoder: str, size: tuple[int, 
     again: Any = resolved(name, {"encoder": encoder, "data.crop.size": size}).method.build(size).eval()
     load_weights(again, tmp_path / "encoder.safetensors")
     assert torch.equal(again.online.encoder(View(picture, None)).patches, tokens.patches)
-
-
-def test_published_mae_files_load_with_their_decoder(tmp_path: Path) -> None:
-    ours = micro("mae", HEAD)
-    theirs = {}
-    for name, weight in ours.state_dict().items():
-        if name.startswith("online.encoder."):
-            theirs[name.removeprefix("online.encoder.").replace("patch_embed.", "patch_embed.proj.")] = weight
-        elif name.startswith("measure.head."):
-            short = name.removeprefix("measure.head.")
-            renamed = {"positions": "decoder_pos_embed", "mask_token": "mask_token"}.get(short, f"decoder_{short}")
-            theirs[renamed.replace("decoder_predict", "decoder_pred")] = weight
-    flat = theirs["patch_embed.proj.weight"]
-    theirs["patch_embed.proj.weight"] = flat.unflatten(1, (4, 4, 3)).permute(0, 3, 1, 2)
-    torch.save({"model": theirs}, tmp_path / "mae.pth")
-    again = micro("mae", HEAD)
-    torch.nn.init.ones_(again.online.encoder.cls_token)
-    loaded = load_weights(again, tmp_path / "mae.pth")
-    assert loaded.head > 0
-    assert not loaded.unused
-    assert again((CROPS,), POSITION).loss.item() == ours((CROPS,), POSITION).loss.item()
 
 
 def test_an_encoder_alone_starts_a_method_with_a_target(tmp_path: Path) -> None:
@@ -178,3 +151,61 @@ def test_files_that_cannot_be_used_are_refused_in_words(tmp_path: Path) -> None:
         )
     with pytest.raises(Mistake, match="this is not"):
         save_vitmae(micro("simmim"), tmp_path / "x")
+    with pytest.raises(Mistake, match="ViTMAE has one decoder"):
+        save_vitmae(micro("rmae", {"method.measure.separate": True}), tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [
+        (torch.ones(3), "holds a Tensor: expected a state_dict"),
+        ([torch.ones(3)], "holds a list: expected a state_dict"),
+        ({"epoch": 3}, "holds 'epoch', no tensors"),
+        ({"model": [torch.ones(3)]}, "holds 'model', no tensors"),
+        ({}, "holds nothing, no tensors"),
+    ],
+)
+def test_a_torch_file_without_named_tensors_is_refused(held: object, words: str, tmp_path: Path) -> None:
+    torch.save(held, tmp_path / "held.pth")
+    with pytest.raises(Mistake, match=words):
+        read_weights(tmp_path / "held.pth")
+
+
+@pytest.mark.parametrize("text", ["hello, these are my weights", "epoch 3", "", "version https://git-lfs"])
+def test_a_text_that_is_named_as_a_torch_file_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "text.pth").write_text(text)
+    with pytest.raises(Mistake, match=r"text\.pth is no torch file"):
+        read_weights(tmp_path / "text.pth")
+
+
+@pytest.mark.parametrize("begin", [b"PK\x03\x04", b"\x80\x02"])
+def test_a_torn_torch_file_is_a_failure(begin: bytes, tmp_path: Path) -> None:
+    (tmp_path / "torn.pth").write_bytes(begin + b"torn")
+    with pytest.raises((Failure, Mistake), match=r"torn\.pth"):
+        read_weights(tmp_path / "torn.pth")
+
+
+def test_what_else_a_training_script_saved_is_left_alone(tmp_path: Path) -> None:
+    model = micro()
+    torch.save({"state_dict": model.state_dict(), "epoch": 3}, tmp_path / "run.pth")
+    assert read_weights(tmp_path / "run.pth").keys() == model.state_dict().keys()
+    torch.save({**model.state_dict(), "epoch": 3}, tmp_path / "pytorch_model.bin")
+    assert read_weights(tmp_path).keys() == model.state_dict().keys()
+
+
+def test_folders_are_made_and_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    save_timm(micro(), tmp_path / "a" / "b" / "encoder.safetensors")
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["encoder.safetensors"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Failure, match=r"cannot be written"):
+        save_timm(micro(), tmp_path / "file" / "encoder.safetensors")
+    with pytest.raises(Failure, match=r"cannot be written"):
+        save_timm(micro(), tmp_path / "a")
+
+
+def test_an_rmae_is_exported_as_the_mae_that_it_is(tmp_path: Path) -> None:
+    relaxed, plain = micro("rmae", HEAD), micro("mae", HEAD)
+    save_vitmae(relaxed, tmp_path)
+    loaded = load_weights(plain, tmp_path)
+    assert not loaded.unused
+    assert all(torch.equal(weight, relaxed.state_dict()[name]) for name, weight in plain.state_dict().items())
