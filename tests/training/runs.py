@@ -61,7 +61,7 @@ def worked(job: Path, world: int = 1, die_at: int = NEVER, stop_at: int = NEVER)
         for process in processes:
             process.kill()
     said = "\n".join(part.said.read_text() for part in parts)
-    content = {"result": {}, "history": []}
+    content: dict[str, Any] = {"result": {}, "history": []}
     if parts[0].found.exists():
         content = json.loads(parts[0].found.read_text())
     losses = {int(row["step"]): row["train/loss"] for row in content["history"] if "train/loss" in row}

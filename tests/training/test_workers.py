@@ -9,7 +9,7 @@ from mim_ray.methods import resolved
 from mim_ray.training.pieces import check_pieces
 from tests.training.runs import job_at, worked
 
-FAMILIES = {
+FAMILIES: dict[str, dict[str, object]] = {
     "rmae": {},
     "cmae": {},
     "a2mim": {"steps": 3},
