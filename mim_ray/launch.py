@@ -60,7 +60,7 @@ def train(
     elif method is None:
         raise Mistake(f"which method? choose from {', '.join(METHODS)}, or resume=RUN")
     else:
-        job = begun(method, given, track)
+        job = begun(method, given, track, address)
     run = job.run
     with _ended_in_mlflow(job):
         if run.most_workers == 0:
@@ -76,18 +76,24 @@ def train(
     return {"run_id": job.run_id, "name": run.name, **result}
 
 
-def begun(method: str, overrides: Mapping[str, object], track: bool = True) -> Job:
+def begun(method: str, overrides: Mapping[str, object], track: bool, address: str | None) -> Job:
     run = resolved(method, overrides)
     if run.data.train is None:
         raise Mistake("data.train=none: expected a beton (mim-ray data import makes one), or a sample: set")
-    if not run.name:
-        run = resolved(
-            method, {**overrides, "name": f"{method}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"}
-        )
+    fixed = {
+        "name": run.name or f"{method}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
+        "storage": _absolute(run.storage),
+        "data.train": _absolute(run.data.train),
+    }
+    run = resolved(method, {**overrides, **fixed})
     job = Job(method, changed(METHODS[method](), run))
     if job.folder.has(JOB):
         raise Mistake(
             f"name={run.name}: {job.folder.url} has a run of that name: resume it with --resume {run.name}"
+        )
+    if address is None and ":" not in str(run.data.train) and not Path(str(run.data.train)).exists():
+        raise Mistake(
+            f"data.train={run.data.train}: no such file: expected a beton (mim-ray data import makes one)"
         )
     job.folder.prove_writable()
     if track:
@@ -96,6 +102,11 @@ def begun(method: str, overrides: Mapping[str, object], track: bool = True) -> J
         job = job._replace(tracking_uri=uri, run_id=run_id)
     job.folder.write(JOB, job.as_json().encode())
     return job
+
+
+def _absolute(place: str) -> str:
+    """Of a local path, for a worker stands in another folder; URLs and sample sets stay."""
+    return place if "://" in place or place.startswith("sample:") else str(Path(place).absolute())
 
 
 def resumed(name: str, method: str | None, overrides: Mapping[str, object]) -> Job:

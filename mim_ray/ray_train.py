@@ -12,6 +12,7 @@ import ray.train.torch
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from mim_ray.board import Board
 from mim_ray.errors import Failure, Mistake
 from mim_ray.run import Run
 from mim_ray.training.asked import asking
@@ -20,48 +21,9 @@ from mim_ray.training.live import Live
 from mim_ray.training.place import Notice, Place
 from mim_ray.training.worker import work
 
-FRUITLESS = 6
-"""How often in a row a run may fail without a new checkpoint before it is given up."""
-
 LOOK_SECONDS = 0.3
 LAST_WORD_SECONDS = 60.0
 """How long a run that is asked to stop may take for its checkpoint."""
-
-
-class Board:
-    """Where workers and whoever launched them leave word for each other."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[str, float] = {}
-        self._stop = False
-        self._refusal: tuple[str, str] | None = None
-        self._failures: list[tuple[float, str]] = []
-
-    def tell(self, numbers: dict[str, float]) -> None:
-        self._numbers = numbers
-
-    def heard(self) -> dict[str, float]:
-        return self._numbers
-
-    def ask_to_stop(self) -> None:
-        self._stop = True
-
-    def is_asked_to_stop(self) -> bool:
-        return self._stop
-
-    def refuse(self, kind: str, words: str) -> None:
-        """Something that no restart would mend."""
-        self._refusal = self._refusal or (kind, words)
-
-    def failed(self, words: str) -> None:
-        """Something that a restart may mend, unless it happens again and again at the same place."""
-        place = self._numbers.get("step", 0)
-        self._failures = [failure for failure in self._failures if failure[0] == place] + [(place, words)]
-        if len(self._failures) >= FRUITLESS:
-            self.refuse("Failure", f"failed {FRUITLESS} times in a row at step {place:.0f}: {words}")
-
-    def refusal(self) -> tuple[str, str] | None:
-        return self._refusal
 
 
 def on_ray(job: Job, address: str | None) -> dict[str, Any]:

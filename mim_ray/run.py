@@ -75,6 +75,13 @@ class Run(Spec):
     checkpoint: Checkpoint = Checkpoint()
     tracking: Tracking = Tracking()
 
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folders(cls, name: str) -> str:
+        if not re.fullmatch(r"[\w.-]*", name) or name.startswith("."):
+            raise ValueError("expected letters, digits, - _ and . only: a folder is called so")
+        return name
+
     @field_validator("workers", mode="before")
     @classmethod
     def _workers_are_counted(cls, workers: object) -> str:

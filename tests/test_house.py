@@ -38,7 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": BASEMENT
     | {"cost", "data", "encoders", "measures", "methods", "run", "siamese", "storage"}
     | {"tracking", "views", "world"},
-    "ray_train": {"errors", "run", "training"},
+    "board": set(),
+    "ray_train": {"board", "errors", "run", "training"},
     "launch": BASEMENT | {"data", "methods", "ray_train", "run", "storage", "tracking", "training"},
     "spaces": set(),
     "doctor": {"data"},

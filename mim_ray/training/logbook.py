@@ -62,7 +62,10 @@ class Logbook:
         self.window, done = [], 0
         if name is not None:
             snapshot = self.checkpoints.read(name)
-            stepper.load(snapshot.weights, snapshot.optimiser)
+            try:
+                stepper.load(snapshot.weights, snapshot.optimiser)
+            except Failure as failure:
+                raise Failure(f"{self.checkpoints.folder.url}/{name}: {failure}") from None
             self.window, done = snapshot.state["window"], snapshot.step
             self.skipped |= set(snapshot.state["skipped"])
             self._carried = snapshot.state["pending"]

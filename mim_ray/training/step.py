@@ -12,6 +12,7 @@ from mim_ray import world
 from mim_ray.data.loader import Batch
 from mim_ray.draws import Purpose, keys
 from mim_ray.encoders.cnn import CNN
+from mim_ray.errors import Failure
 from mim_ray.run import Run
 from mim_ray.training.optim import load_optimiser_tensors, optimiser_for, optimiser_tensors
 from mim_ray.training.place import Place
@@ -74,8 +75,11 @@ class Stepper:
         return _copied(self.model.state_dict()), _copied(state)
 
     def load(self, weights: Tensors, optimiser: Tensors) -> None:
-        self.model.load_state_dict(weights)
-        load_optimiser_tensors(self.model, self.optimiser, optimiser)
+        try:
+            self.model.load_state_dict(weights)
+            load_optimiser_tensors(self.model, self.optimiser, optimiser)
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise Failure(f"it is of another model: {' '.join(str(error).split())[:200]}") from None
 
     def _draw_anew(self, step: int) -> None:
         """Whatever torch draws by itself in a step is a function of (seed, step, rank)."""

@@ -1,0 +1,108 @@
+"""`train` in this process: what it refuses, what it leaves behind, and how it goes on."""
+
+import json
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from mim_ray.errors import Failure, Mistake
+from mim_ray.launch import train
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
+SMALL: dict[str, object] = {
+    "encoder": "micro",
+    "data.train": "sample:shapes:n=32",
+    "data.backend": "torch",
+    "precision": "fp32",
+    "batch": 8,
+    "steps": 4,
+    "workers": 0,
+    "tracking.every_steps": 2,
+    "checkpoint.every_steps": 2,
+    "schedule.warmup_epochs": 0.5,
+}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    return tmp_path
+
+
+def test_a_run_leaves_everything_about_itself_in_mlflow(here: Path) -> None:
+    result = train("rmae", {**SMALL, "name": "first"})
+    client = MlflowClient(f"sqlite:///{here}/mlflow.db")
+    run = client.get_run(result["run_id"])
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "first")
+    assert run.data.params["method.measure.penalty"] == "1.0"
+    assert run.data.tags["mim_ray.method"] == "rmae"
+    assert "mim-ray train rmae" in run.data.tags["mim_ray.replay"]
+    assert [one.step for one in client.get_metric_history(result["run_id"], "train/loss")] == [2, 4]
+    assert {"train/distance", "train/autoencoder", "train/lr", "train/gradient_norm"} <= run.data.metrics.keys()
+    assert {"speed/images_per_second", "speed/data_wait", "memory/gigabytes"} <= run.data.metrics.keys()
+    assert Path(result["checkpoint"]).is_dir()
+    assert (result["steps"], result["unsent"], len(result["weights_sha256"])) == (4, 0, 64)
+
+
+def test_a_finished_run_resumes_to_nothing_left_to_do() -> None:
+    first = train("mae", {**SMALL, "name": "done"}, track=False)
+    again = train(resume="done")
+    assert again["weights_sha256"] == first["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("method", "overrides", "words"),
+    [
+        ("maee", {}, "no method 'maee': did you mean 'mae'?"),
+        ("mae", {"data.train": "none"}, "data.train=none: expected a beton"),
+        ("mae", {"data.train": "nowhere.beton"}, "nowhere.beton: no such file"),
+        ("mae", {"workers": "three"}, "workers=three: expected a number, such as 4"),
+        ("mae", {"workers": "4:2"}, "workers=4:2: the least is above the most: expected 2:4"),
+        ("mae", {"name": "a/b"}, "name=a/b: expected letters, digits"),
+        ("mae", {"storage": "nonsense://x"}, "storage=nonsense://x: "),
+        ("mae", {"batch": 64}, "batch=64 is larger than an epoch of 32 samples"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(
+    method: str, overrides: dict[str, object], words: str, here: Path
+) -> None:
+    with pytest.raises(Mistake) as refusal:
+        train(method, {**SMALL, **overrides}, track=False)
+    assert words in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_name_is_taken_once() -> None:
+    train("mae", {**SMALL, "name": "taken"}, track=False)
+    with pytest.raises(Mistake, match=r"name=taken: .* has a run of that name: resume it with --resume taken"):
+        train("mae", {**SMALL, "name": "taken"}, track=False)
+
+
+def test_what_a_resumed_run_may_not_change_is_refused() -> None:
+    train("mae", {**SMALL, "name": "fixed"}, track=False)
+    with pytest.raises(Mistake, match=r"optim.blr=1: would change what fixed computes"):
+        train(resume="fixed", overrides={"optim.blr": 1})
+    with pytest.raises(Mistake, match=r"data.train=other.beton: would change what fixed computes"):
+        train(resume="fixed", overrides={"data.train": "other.beton"})
+    with pytest.raises(Mistake, match=r"fixed is a run of mae, not of rmae"):
+        train("rmae", resume="fixed")
+    with pytest.raises(Mistake, match=r"no run 'fixd' in .*: did you mean 'fixed'"):
+        train(resume="fixd")
+    assert train(resume="fixed", overrides={"checkpoint.keep": 1})["steps"] == 4
+
+
+def test_a_checkpoint_of_another_method_is_refused(here: Path) -> None:
+    train("mae", {**SMALL, "name": "one"}, track=False)
+    job = here / "runs" / "one" / "run.json"
+    begun = json.loads(job.read_text())
+    job.write_text(json.dumps(begun | {"overrides": begun["overrides"] | {"method.measure.head.depth": "1"}}))
+    with pytest.raises(Failure, match=r"step-000000004: it is of another model"):
+        train(resume="one")
+
+
+def test_storage_that_cannot_be_written_is_told_at_once(here: Path) -> None:
+    (here / "file").write_text("")
+    with pytest.raises(Failure, match=r"storage=.*file.*: cannot be written"):
+        train("mae", {**SMALL, "storage": "file"}, track=False)
