@@ -91,6 +91,7 @@ class Siamese(nn.Module):
 
     def forward(self, crops: tuple[Tensor, ...], position: Tensor, labels: Tensor | None = None) -> Measured:
         """`position`: where each image stands in the stream of samples, the key of every draw."""
+        self._check_crops(crops)
         mixed = self.method.shared.mixed(crops, position, self.seed)
         first, *rest = crops if mixed is None else mixed.crops
         pixels = [self._pixels(crop, position, view) for view, crop in enumerate((first, *rest))]
@@ -104,6 +105,19 @@ class Siamese(nn.Module):
         if not self.method.symmetric:
             return measured  # type: ignore[no-any-return]
         return added(measured, self.measure(seen_too, other_too, b, a))
+
+    def _check_crops(self, crops: tuple[Tensor, ...]) -> None:
+        """Others would be cut or left out in silence; shapes are static, so a compiled graph holds no check."""
+        wanted, grid = self.method.crops, self.online.encoder.grid
+        if len(crops) != wanted:
+            raise Mistake(f"method.crops={wanted}: {len(crops)} windows of each picture came: expected {wanted}")
+        height, width = grid.rows * grid.patch, grid.columns * grid.patch
+        for crop in crops:
+            if crop.shape[2] != height or crop.shape[3] != width:
+                came = f"{crop.shape[2]} × {crop.shape[3]}"
+                raise Mistake(
+                    f"data.crop.size={height},{width}: pictures of {came} came: expected {height} × {width}"
+                )
 
     def views(self, first: Tensor, second: Tensor, position: Tensor) -> tuple[View, View]:
         """T1 and T2 of normalised pixels."""
