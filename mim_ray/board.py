@@ -1,4 +1,4 @@
-"""Where the workers of a run and whoever launched them leave word for each other; an actor that imports nothing."""
+"""Workers and whoever launched them leave word for each other here; an actor that imports nothing."""
 
 FRUITLESS = 6
 """How often in a row a run may fail at the same step before it is given up."""

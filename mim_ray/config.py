@@ -248,9 +248,10 @@ def _unknown(spec_type: type[Spec], path: str) -> Mistake:
 
 
 def _misfit(error: ErrorDetails, values: Mapping[str, object], above: str) -> Mistake:
-    """What pydantic found wrong with the values of one spec."""
+    """What pydantic found wrong with the values of one spec; a rule that begins with a field gets its path."""
     if not error["loc"]:
-        return Mistake(" ".join(reason(error).split()))
+        words = " ".join(reason(error).split())
+        return Mistake(f"{above}{words}" if words.partition("=")[0] in values else words)
     name = str(error["loc"][0])
     if name not in values:
         return Mistake(f"{above}{name}: expected a value")

@@ -48,8 +48,10 @@ WORDS = {Pixels: "pixels", Twin: "twin", Ema: "ema", Labels: "labels"}
 
 def check_sentence(method: Sentence) -> None:
     _check_target(method)
+    _check_second_view(method)
     _check_views(method)
     _check_tokens(method)
+    _check_measure(method)
     _check_channels(method)
 
 
@@ -57,8 +59,7 @@ def hidings(method: Sentence, image: tuple[int, int]) -> tuple[bool, bool]:
     """Whether the first view, and the second if it is encoded, hide anything."""
     grid, first, second = method.encoder.grid(image), method.t1.mask, method.t2.mask
     hides = first is not None and first.hides(grid, False)
-    encoded = isinstance(method.target, Twin | Ema)
-    return hides, encoded and second is not None and second.hides(grid, hides)
+    return hides, _encodes_both(method) and second is not None and second.hides(grid, hides)
 
 
 def check_picture(method: Sentence, image: tuple[int, int]) -> None:
@@ -74,9 +75,10 @@ def check_picture(method: Sentence, image: tuple[int, int]) -> None:
         method.encoder.fits(image, hides=first or second)
     untrained = second and not first and isinstance(method.target, Ema) and not method.symmetric
     if untrained and method.encoder.hidden != "drop":
+        said, masked = _unmasked(method)
         raise Mistake(
-            "method.t1.mask=none: only the target would see the token for hidden patches, and nothing would "
-            "train it: expected method.t1.mask=random, method.t2.mask=none or method.symmetric=true"
+            f"{said}: only the target would see the token for hidden patches, and nothing would train it: "
+            f"expected {masked}, method.t2.mask=none or method.symmetric=true"
         )
 
 
@@ -89,16 +91,60 @@ def _named(path: str) -> Iterator[None]:
         raise Mistake(f"{path}{mistake}") from None
 
 
+def _encodes_both(method: Sentence) -> bool:
+    return isinstance(method.target, Twin | Ema)
+
+
+def _masks(method: Sentence) -> tuple[RandomMask | None, RandomMask | ComplementMask | None]:
+    """What hides something in words, whatever the pictures: a ratio of 0 is no mask, nor is its complement."""
+    first, second = (
+        None if isinstance(view.mask, RandomMask) and view.mask.ratio == 0 else view.mask
+        for view in (method.t1, method.t2)
+    )
+    if not isinstance(first, RandomMask):
+        return None, None if isinstance(second, ComplementMask) else second
+    return first, second
+
+
+def _unmasked(method: Sentence) -> tuple[str, str]:
+    """How a first view that hides nothing was written, and how one that hides something is."""
+    if method.t1.mask is None:
+        return "method.t1.mask=none", "method.t1.mask=random"
+    return "method.t1.mask.ratio=0", "a ratio above 0"
+
+
 def _check_target(method: Sentence) -> None:
     measure, target = method.measure, method.target
     allowed = TARGETS[type(measure)]
     if not isinstance(target, allowed):
         wanted = " or ".join(f"method.target={WORDS[one]}" for one in allowed)
         raise ValueError(f"method.measure={measure.kind} does not compare with {target.kind}: expected {wanted}")
-    if method.symmetric and not isinstance(target, Twin | Ema):
+    if method.symmetric and not _encodes_both(method):
         raise ValueError(f"method.symmetric=true: {target.kind} cannot be exchanged with a view: expected false")
-    if method.symmetric and isinstance(measure, Relax) and method.t2.mask is None:
-        raise ValueError("method.symmetric=true: the second view hides nothing to score: expected method.t2.mask")
+    if method.symmetric and isinstance(measure, Relax) and _masks(method)[1] is None:
+        raise ValueError(
+            "method.symmetric=true: the second view hides nothing to score: expected method.t2.mask=random"
+        )
+
+
+def _check_second_view(method: Sentence) -> None:
+    """Of a second view that nobody encodes, only what is scored has a meaning."""
+    mask, fill, colour = method.t2.mask, method.t2.fill, method.t2.colour
+    if isinstance(method.target, Pixels):
+        if fill != "none":
+            raise ValueError(f"method.t2.fill={fill}: it would change the pixels that are compared: expected none")
+        if colour is not None:
+            raise ValueError(
+                "method.t2.colour=on: it would change the pixels that are compared: expected none, "
+                "method.shared.colour=on for the whole picture or method.t1.colour=on for what the encoder sees"
+            )
+    if isinstance(method.target, Labels):
+        said = {"mask": mask and mask.kind, "fill": None if fill == "none" else fill, "colour": colour and "on"}
+        for name, word in said.items():
+            if word:
+                raise ValueError(
+                    f"method.t2.{name}={word}: labels have no second view: expected none, or method.t1.{name}"
+                )
 
 
 def _check_views(method: Sentence) -> None:
@@ -112,6 +158,18 @@ def _check_views(method: Sentence) -> None:
         raise ValueError("method.crops=2: patches of two windows do not correspond: expected method.crops=1")
     if method.crops == 2 and isinstance(method.target, Labels):
         raise ValueError("method.crops=2: labels have no second view: expected method.crops=1")
+    if method.crops == 2 and isinstance(method.t2.mask, ComplementMask):
+        raise ValueError(
+            "method.t2.mask=complement: what one window hides is not where another shows it: "
+            "expected method.t2.mask=random or none, or method.crops=1"
+        )
+    same = _masks(method) == (None, None) and method.t1.colour is None and method.t2.colour is None
+    if same and isinstance(measure, Relax):
+        said, masked = _unmasked(method)
+        raise ValueError(
+            f"{said}: both views are the same picture, whose decodings have nothing to agree on: "
+            f"expected {masked} or method.t2.mask=random"
+        )
     for name, view in (("t1", method.t1), ("t2", method.t2)):
         if view.fill != "none" and encoder.hidden == "drop":
             raise ValueError(
@@ -123,19 +181,36 @@ def _check_views(method: Sentence) -> None:
 
 
 def _check_tokens(method: Sentence) -> None:
-    measure, encoder, hides = method.measure, method.encoder, method.t1.mask is not None
-    drops = isinstance(encoder, ViT) and encoder.hidden == "drop" and hides
-    if isinstance(measure, Reconstruct | Relax) and isinstance(measure.head, Linear) and drops:
+    measure, encoder = method.measure, method.encoder
+    first, second = _masks(method)
+    drops = isinstance(encoder, ViT) and encoder.hidden == "drop"
+    painted = (isinstance(measure, Reconstruct) and first) or (isinstance(measure, Relax) and (first or second))
+    if painted and isinstance(measure, Reconstruct | Relax) and isinstance(measure.head, Linear) and drops:
         raise ValueError(
             "method.measure.head=linear: a dropped patch has no token to be painted from: "
             "expected method.measure.head=decoder, or method.encoder.hidden=replace or add"
         )
     by_token = isinstance(measure, Contrast) and "token" in measure.by
-    if by_token and drops and isinstance(method.t2.mask, ComplementMask):
+    if by_token and drops and isinstance(second, ComplementMask):
         raise ValueError(
             "method.t2.mask=complement: the views share no patch for a token-wise loss, since each drops what the "
             "other shows: expected method.t2.mask=none, method.encoder.hidden=replace, or "
             "method.measure.by=mean or class"
+        )
+
+
+def _check_measure(method: Sentence) -> None:
+    measure, encoder = method.measure, method.encoder
+    if isinstance(measure, Contrast) and measure.loss == "byol" and measure.negatives == "all":
+        raise ValueError(
+            "method.measure.negatives=all: byol has no negatives: expected method.measure.negatives=position or "
+            "method.measure.loss=infonce"
+        )
+    one_value = encoder.patch**2 * encoder.channels == 1
+    if one_value and isinstance(measure, Reconstruct | Relax) and measure.normalise:
+        raise ValueError(
+            "method.encoder.patch=1: a patch of one value has no variance to be divided by: "
+            "expected a larger patch or method.measure.normalise=false"
         )
 
 

@@ -102,12 +102,12 @@ class Siamese(nn.Module):
 
         `against`: what `compared_with` made, where these pictures are a piece of a larger batch.
         """
-        mixed = self.method.shared.mixed(crops, position, self.seed)
-        a, b = self._prepared(crops if mixed is None else mixed.crops, position)
+        self._check_crops(crops)
+        a, b, share = self._prepared(crops, position)
         if isinstance(self.method.target, Pixels):
             return self.measure(self.online(a), None, a, b)  # type: ignore[no-any-return]
         if isinstance(self.method.target, Labels):
-            return self.measure(self.online(a), self._labelled(labels, mixed and mixed.share), a, b)  # type: ignore[no-any-return]
+            return self.measure(self.online(a), self._labelled(labels, share), a, b)  # type: ignore[no-any-return]
         if against:
             return self._found(a, b, against)
         seen, seen_too, other, other_too = self._compared(a, b)
@@ -130,7 +130,7 @@ class Siamese(nn.Module):
         assert self.target is not None
         found: list[list[Tokens]] = []
         for piece in pieces:
-            a, b = self._prepared(tuple(crop[piece] for crop in crops), position[piece])
+            a, b, _ = self._prepared(tuple(crop[piece] for crop in crops), position[piece])
             found.append([self.target(view) for view in ((b, a) if self.method.symmetric else (b,))])
         assert isinstance(self.measure, Contrasting)
         directions = [self.measure.candidates(joined(tokens)) for tokens in zip(*found, strict=True)]
@@ -148,9 +148,25 @@ class Siamese(nn.Module):
             return measured  # type: ignore[no-any-return]
         return added(measured, self.measure(self.online(b), against[1].other, b, a, against[1].among))
 
-    def _prepared(self, crops: tuple[Tensor, ...], position: Tensor) -> tuple[View, View]:
-        pixels = [self._pixels(crop, position, view) for view, crop in enumerate(crops)]
-        return self.views(pixels[0], pixels[-1], position)
+    def _prepared(self, crops: tuple[Tensor, ...], position: Tensor) -> tuple[View, View, Tensor | None]:
+        """Both views, and which share of each picture is its own where pictures are mixed."""
+        mixed = self.method.shared.mixed(crops, position, self.seed)
+        whole = crops if mixed is None else mixed.crops
+        pixels = [self._pixels(crop, position, view) for view, crop in enumerate(whole)]
+        return *self.views(pixels[0], pixels[-1], position), None if mixed is None else mixed.share
+
+    def _check_crops(self, crops: tuple[Tensor, ...]) -> None:
+        """Others would be cut or left out in silence; shapes are static, so a compiled graph holds no check."""
+        wanted, grid = self.method.crops, self.online.encoder.grid
+        if len(crops) != wanted:
+            raise Mistake(f"method.crops={wanted}: {len(crops)} windows of each picture came: expected {wanted}")
+        height, width = grid.rows * grid.patch, grid.columns * grid.patch
+        for crop in crops:
+            if crop.shape[2] != height or crop.shape[3] != width:
+                came = f"{crop.shape[2]} × {crop.shape[3]}"
+                raise Mistake(
+                    f"data.crop.size={height},{width}: pictures of {came} came: expected {height} × {width}"
+                )
 
     def views(self, first: Tensor, second: Tensor, position: Tensor) -> tuple[View, View]:
         """T1 and T2 of normalised pixels."""

@@ -47,6 +47,8 @@ class Block(Spec):
     def _leaves_room(self) -> "Block":
         if self.ratio > 0.9 and self.size > 16:
             raise ValueError("a ratio above 0.9\nneeds a size of at most 16")
+        if self.size < 2:
+            raise ValueError(f"size={self.size}: expected at least 2")
         return self
 
 
@@ -413,6 +415,13 @@ def test_bad_values(path: str, value: object, complaint: str) -> None:
 def test_a_rule_across_fields_speaks_for_itself() -> None:
     start = resolve(Run(), {"method.t1.mask": "block"})
     assert refusal({"method.t1.mask.ratio": 0.95}, start) == "a ratio above 0.9 needs a size of at most 16"
+
+
+def test_a_rule_that_begins_with_a_field_gets_the_path_above_it() -> None:
+    start = resolve(Run(), {"method.t1.mask": "block"})
+    assert refusal({"method.t1.mask.size": 1}, start) == "method.t1.mask.size=1: expected at least 2"
+    with pytest.raises(Mistake, match=r"^size=1: expected at least 2$"):
+        resolve(Block(), {"size": 1})
 
 
 def test_a_required_field_that_nobody_gave() -> None:

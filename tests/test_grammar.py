@@ -26,6 +26,11 @@ BY_TOKEN = "method.t2.mask=complement: the views share no patch for a token-wise
 BY_PLACE = "method.crops=2: patches of two windows do not correspond: expected method.crops=1"
 NO_TWO_MEASURES = "method.measure={} does not compare with {}: expected {}"
 NEEDS_THREE = "method.encoder.channels={}: colour jitter needs 3 channels: expected colour=none"
+SAME = ": both views are the same picture, whose decodings have nothing to agree on: expected "
+COMPARED = "it would change the pixels that are compared: expected none"
+NO_SECOND = "labels have no second view: expected none, or method.t1.{}"
+COMPLEMENT = "method.t2.mask=complement: what one window hides is not where another shows it: expected "
+SECOND_ALONE: Overrides = {"method.t1.mask": "none", "method.t2.mask": "random", "method.t2.mask.ratio": 0.5}
 CHANNELS_OF_ONE: Overrides = {"method.encoder.channels": 1, "method.mean": "0.5", "method.std": "0.5"}
 
 REFUSED: dict[str, Sequence[tuple[str, Overrides, str]]] = {
@@ -88,6 +93,25 @@ REFUSED: dict[str, Sequence[tuple[str, Overrides, str]]] = {
             "method.t2.fill=picture_mean: hidden patches are dropped, not filled: expected none",
         ),
         *(
+            ("rmae", overrides, said + SAME + f"{masked} or method.t2.mask=random")
+            for overrides, said, masked in (
+                ({"method.t1.mask": "none"}, "method.t1.mask=none", "method.t1.mask=random"),
+                (
+                    {"method.t1.mask": "none", "method.t2.mask": "none"},
+                    "method.t1.mask=none",
+                    "method.t1.mask=random",
+                ),
+                ({"method.t1.mask.ratio": 0}, "method.t1.mask.ratio=0", "a ratio above 0"),
+            )
+        ),
+        *(
+            (name, overrides, COMPLEMENT + "method.t2.mask=random or none, or method.crops=1")
+            for name, overrides in (
+                ("mocov3", {"method.t2.mask": "complement"}),
+                ("cmae_class", {"method.crops": 2}),
+            )
+        ),
+        *(
             (
                 "cmae",
                 {f"method.{place}.colour": "on", f"method.{place}.colour.sigma": "2,0.1"},
@@ -96,6 +120,47 @@ REFUSED: dict[str, Sequence[tuple[str, Overrides, str]]] = {
             for place in ("t1", "t2", "shared")
         ),
     ],
+    "a second view that nobody encodes": [
+        ("mae", {"method.t2.fill": "mean"}, "method.t2.fill=mean: " + COMPARED),
+        ("a2mim", {"method.t2.fill": "picture_mean"}, "method.t2.fill=picture_mean: " + COMPARED),
+        ("mae", {"method.t2.colour": "on"}, "method.t2.colour=on: " + COMPARED + ", method.shared.colour=on"),
+        (
+            "a2mim",
+            {"method.t2.colour.blur": 0.5},
+            "method.t2.colour=on: " + COMPARED + ", method.shared.colour=on",
+        ),
+        *(
+            ("supervised", {f"method.t2.{name}": word}, f"method.t2.{name}={word}: " + NO_SECOND.format(name))
+            for name, word in (("mask", "random"), ("mask", "complement"), ("fill", "mean"), ("colour", "on"))
+        ),
+    ],
+    "numbers of a measurement": [
+        (
+            "mae",
+            {"method.measure.head.heads": 7},
+            "method.measure.head.heads=7: expected a divisor of width=512, such as 8",
+        ),
+        (
+            "rmae",
+            {"method.measure.head.width": 510, "method.measure.head.heads": 10},
+            "method.measure.head.width=510: expected a multiple of 4, such as 520",
+        ),
+        (
+            "cmae_byol",
+            {"method.measure.negatives": "all"},
+            "method.measure.negatives=all: byol has no negatives: expected method.measure.negatives=position or "
+            "method.measure.loss=infonce",
+        ),
+        (
+            "mae",
+            {**CHANNELS_OF_ONE, "method.encoder.patch": 1},
+            "method.encoder.patch=1: a patch of one value has no variance to be divided by: expected",
+        ),
+    ],
+    "the place of a token": [
+        ("simmim", {"method.encoder.at": 13}, "method.encoder.at=13: a base ViT has 12 blocks: expected 0 to 12"),
+        ("mae", {"method.encoder.at": 3}, "method.encoder.at=3: dropped patches have no token: expected hidden="),
+    ],
     "tokens that are not there": [
         (
             name,
@@ -103,6 +168,23 @@ REFUSED: dict[str, Sequence[tuple[str, Overrides, str]]] = {
             LINEAR + "expected method.measure.head=decoder, or method.encoder.hidden=replace or add",
         )
         for name in ("mae", "rmae")
+    ]
+    + [
+        (
+            "rmae",
+            {"method.measure.head": "linear", **SECOND_ALONE},
+            LINEAR + "expected method.measure.head=decoder, or method.encoder.hidden=replace or add",
+        ),
+        (
+            "rmae",
+            {
+                "method.measure.head": "linear",
+                **SECOND_ALONE,
+                "method.t1.mask": "random",
+                "method.t1.mask.ratio": 0,
+            },
+            LINEAR + "expected method.measure.head=decoder, or method.encoder.hidden=replace or add",
+        ),
     ]
     + [
         (
@@ -179,7 +261,14 @@ ACCEPTED: list[tuple[str, Overrides]] = [
     ("cmae", {"method.target": "twin", "method.symmetric": True}),
     ("cmae", {"method.shared.cutmix": "on"}),
     ("cmae", {"encoder": "resnet-micro"}),
-    ("cmae_class", {"method.crops": 2}),
+    ("cmae", {"method.encoder.hidden": "drop", "method.t1.mask.ratio": 0}),
+    ("cmae_class", {"method.crops": 2, "method.t2.mask": "random"}),
+    ("mae", {"method.measure.head": "linear", "method.t1.mask": "none"}),
+    ("mae", {"method.measure.head": "linear", "method.t1.mask.ratio": 0}),
+    ("rmae", SECOND_ALONE),
+    ("rmae", {**SECOND_ALONE, "method.measure.separate": True}),
+    ("rmae", {"method.t1.mask": "none", "method.t1.colour": "on"}),
+    ("rmae", {"encoder": "resnet-micro", "method.measure.head": "linear"}),
     ("simmim", {"method.encoder.at": 3}),
     ("simmim", {"method.encoder.at": 3, "method.t1.fill": "mean"}),
     ("a2mim", {"method.encoder.hidden": "replace"}),
@@ -217,6 +306,16 @@ def test_what_means_nothing_is_refused_by_its_path_with_a_way_out(
         ("rmae_0", {"method.symmetric": True}, {"method.t2.mask": "random"}),
         ("mae", {"method.t1.fill": "mean"}, {"method.encoder.hidden": "replace"}),
         ("mae", {"method.target": "twin"}, {"method.measure": "relax"}),
+        ("mae", {"method.t2.colour": "on"}, {"method.t2.colour": "none", "method.shared.colour": "on"}),
+        ("supervised", {"method.t2.mask": "random"}, {"method.t2.mask": "none", "method.t1.mask": "random"}),
+        ("rmae", {"method.t1.mask": "none"}, {"method.t2.mask": "random"}),
+        ("mocov3", {"method.t2.mask": "complement"}, {"method.t2.mask": "random"}),
+        ("cmae_class", {"method.crops": 2}, {"method.t2.mask": "none"}),
+        ("mae", {"method.measure.head.heads": 7}, {"method.measure.head.heads": 8}),
+        ("mae", {"method.measure.head.width": 510}, {"method.measure.head.width": 512}),
+        ("cmae_byol", {"method.measure.negatives": "all"}, {"method.measure.loss": "infonce"}),
+        ("mae", {**CHANNELS_OF_ONE, "method.encoder.patch": 1}, {"method.measure.normalise": False}),
+        ("mae", {**CHANNELS_OF_ONE, "method.encoder.patch": 1}, {"method.encoder.patch": 2}),
     ],
 )
 def test_the_way_out_leads_out(name: str, overrides: Overrides, way_out: Overrides) -> None:
@@ -249,7 +348,7 @@ def test_what_means_something_is_accepted_and_takes_a_step(name: str, overrides:
     stepped(name, overrides)
 
 
-@pytest.mark.parametrize("name", ["mae", "rmae", "cmae", "simmim"])
+@pytest.mark.parametrize("name", ["mae", "rmae_25", "cmae", "simmim"])
 def test_a_ratio_of_zero_is_no_mask(name: str) -> None:
     """No weight is made for patches that are never hidden: DDP would wait for its gradient."""
     stepped(name, {"method.t1.mask.ratio": 0})
@@ -267,12 +366,60 @@ def test_a_ratio_of_zero_is_no_mask(name: str) -> None:
     ids=shortly,
 )
 def test_the_second_view_may_hide_alone_or_is_refused(name: str, overrides: Overrides) -> None:
-    alone: Overrides = {"method.t1.mask": "none", "method.t2.mask": "random", "method.t2.mask.ratio": 0.5}
     try:
-        resolved(name, {"encoder": "micro", **overrides, **alone})
+        resolved(name, {"encoder": "micro", **overrides, **SECOND_ALONE})
     except Mistake:
         return
-    stepped(name, {**overrides, **alone})
+    stepped(name, {**overrides, **SECOND_ALONE})
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "words"),
+    [
+        ("mae", 2, "method.crops=1: 2 windows of each picture came: expected 1"),
+        ("rmae", 0, "method.crops=1: 0 windows of each picture came: expected 1"),
+        ("mocov3", 1, "method.crops=2: 1 windows of each picture came: expected 2"),
+    ],
+)
+def test_another_number_of_windows_is_refused(name: str, count: int, words: str) -> None:
+    model = resolved(name, {"encoder": "micro"}).method.build((32, 32))
+    with pytest.raises(Mistake) as refusal:
+        model(tuple(CROPS[:count]), POSITION)
+    assert str(refusal.value) == words
+
+
+@pytest.mark.parametrize("encoder", ["micro", "resnet-micro"])
+@pytest.mark.parametrize("size", [(32, 64), (64, 32), (16, 32)])
+def test_pictures_of_another_size_are_refused(encoder: str, size: tuple[int, int]) -> None:
+    """Else the first half of a wide picture's patches would be all that is scored."""
+    model = resolved("mocov3", {"encoder": encoder}).method.build((32, 32))
+    with pytest.raises(Mistake) as refusal:
+        model((CROPS[0], torch.zeros(IMAGES, 3, *size, dtype=torch.uint8)), POSITION)
+    came = f"{size[0]} × {size[1]}"
+    assert str(refusal.value) == f"data.crop.size=32,32: pictures of {came} came: expected 32 × 32"
+
+
+@pytest.mark.parametrize("word", ["resnet-micro", "resnet18", "convnext_tiny"])
+@pytest.mark.parametrize(
+    ("name", "overrides", "fills"),
+    [
+        ("mae", {}, ("mean", "none")),
+        ("mae", {"method.encoder.hidden": "add"}, ("mean", "none")),
+        ("mae", {"method.t1.mask": "none"}, ("none", "none")),
+        ("mae", {"method.t1.fill": "none"}, ("none", "none")),
+        ("a2mim_code", {}, ("picture_mean", "none")),
+        ("rmae", {}, ("mean", "mean")),
+        ("rmae", {"method.t2.fill": "picture_mean"}, ("mean", "picture_mean")),
+        ("rmae_0", {}, ("mean", "none")),
+        ("cmae", {}, ("mean", "mean")),
+        ("supervised", {"method.t1.mask": "random"}, ("mean", "none")),
+    ],
+)
+def test_a_backbone_comes_with_a_fill_where_pixels_are_hidden(
+    name: str, overrides: Overrides, fills: tuple[str, str], word: str
+) -> None:
+    method = resolved(name, {"encoder": word, **overrides}).method
+    assert (method.t1.fill, method.t2.fill) == fills
 
 
 def test_what_a_user_says_outweighs_what_an_encoder_word_implies() -> None:

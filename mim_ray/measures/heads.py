@@ -1,15 +1,15 @@
 """What measurements own: decoders that paint patches, and the MLPs of contrastive methods."""
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from mim_ray.blocks import EPSILON, Block, patchified, picture, sincos, spread, start_weights, taken
 from mim_ray.config import Spec
-from mim_ray.errors import Mistake
 from mim_ray.views import Given, Tokens
 
 
@@ -21,11 +21,20 @@ class Decoder(Spec):
     depth: PositiveInt = 8
     heads: PositiveInt = 16
 
-    def build(self, given: Given, hides: bool) -> "TransformerDecoder":
-        if self.width % self.heads:
-            raise Mistake(f"method.measure.head.heads={self.heads}: expected a divisor of width={self.width}")
+    @model_validator(mode="after")
+    def _width_is_divided(self) -> "Decoder":
+        """Sines and cosines of rows and columns take a quarter each, and heads take equal parts."""
         if self.width % 4:
-            raise Mistake(f"method.measure.head.width={self.width}: expected a multiple of 4")
+            step = math.lcm(4, self.heads)
+            near = max(1, round(self.width / step)) * step
+            raise ValueError(f"width={self.width}: expected a multiple of 4, such as {near}")
+        if self.width % self.heads:
+            divisors = [heads for heads in range(1, self.width + 1) if self.width % heads == 0]
+            near = min(divisors, key=lambda heads: abs(heads - self.heads))
+            raise ValueError(f"heads={self.heads}: expected a divisor of width={self.width}, such as {near}")
+        return self
+
+    def build(self, given: Given, hides: bool) -> "TransformerDecoder":
         return TransformerDecoder(self, given, hides)
 
 

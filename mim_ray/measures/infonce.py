@@ -1,11 +1,11 @@
-"""InfoNCE over the pictures of all workers, a few positions at a time."""
+"""InfoNCE over the pictures of all workers, as many positions and pictures at a time as LIMIT allows."""
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 LIMIT = 1 << 24
-"""How many similarities may exist at once; one position's are the least."""
+"""How many similarities may exist at once; those of one token are the least."""
 
 ABSENT = -1e9
 """Minus infinity that has a gradient."""
@@ -27,13 +27,18 @@ def info_nce(
     """
     rows, positions, _ = q.shape
     candidates = len(k) if same_position else len(k) * positions
-    step = min(positions, max(1, LIMIT // (rows * candidates)))
+    together = min(rows, max(1, LIMIT // candidates))
+    step = min(positions, max(1, LIMIT // (together * candidates)))
+    one = _same_position if same_position else _all_positions
     terms = []
-    for start in range(0, positions, step):
-        part = slice(start, min(start + step, positions))
-        one = _same_position if same_position else _all_positions
-        terms.append(checkpoint(one, q, k, offered, part, temperature, first, use_reentrant=False))
-    return torch.cat(terms, dim=1)
+    for top in range(0, rows, together):
+        some, mine = q[top : top + together], first + top
+        parts = [slice(start, min(start + step, positions)) for start in range(0, positions, step)]
+        chunks = [
+            checkpoint(one, some, k, offered, part, temperature, mine, use_reentrant=False) for part in parts
+        ]
+        terms.append(torch.cat(chunks, dim=1))
+    return torch.cat(terms)
 
 
 def _same_position(

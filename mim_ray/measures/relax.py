@@ -37,7 +37,7 @@ class Relaxation(nn.Module):
         super().__init__()
         self.patch, self.penalty, self.normalise = given.grid.patch, spec.penalty, spec.normalise
         self.stop_gradient = given.stop_gradient
-        self.head = spec.head.build(given, hides=any(given.hides))
+        self.head = spec.head.build(given, hides=given.hides[0] if spec.separate else any(given.hides))
         self.second = spec.head.build(given, hides=given.hides[1]) if spec.separate else None
 
     def forward(self, seen: Tokens, other: Tokens, a: View, b: View) -> Measured:

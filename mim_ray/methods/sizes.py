@@ -3,6 +3,7 @@
 from typing import Any
 
 from mim_ray.encoders.cnn import CNN, OURS
+from mim_ray.encoders.target import Ema, Twin
 from mim_ray.encoders.vit import SHAPES
 from mim_ray.errors import Mistake, nearest
 from mim_ray.measures.contrast import Contrast
@@ -21,6 +22,9 @@ def encoder_overrides(word: str, run: Run) -> dict[str, Any]:
     if size in SHAPES:
         block = {"micro": 8, "huge": 28}.get(size, 32)
         return _vit(size) | _place(run) | _blocks(run, block) | _small_pictures(run, size == "micro")
+    if word.startswith(("vit_", "deit")):
+        sizes = [f"vit-{known}" for known in SHAPES]
+        raise Mistake(f"encoder={word}: a ViT is chosen by its size{nearest(word.partition('_patch')[0], sizes)}")
     try:
         CNN(name=word)
     except ValueError:
@@ -28,6 +32,7 @@ def encoder_overrides(word: str, run: Run) -> dict[str, Any]:
     return (
         _cnn(word, run)
         | _place(run)
+        | _filled(run)
         | _blocks(run, 8 if word in OURS else 32)
         | _small_pictures(run, word in OURS)
     )
@@ -52,6 +57,14 @@ def _cnn(name: str, run: Run) -> dict[str, Any]:
 def _place(run: Run) -> dict[str, Any]:
     """Where the token enters is the new encoder's own default, except that what enters first still does."""
     return {} if run.method.encoder.at == 0 else {"method.encoder.at": "none"}
+
+
+def _filled(run: Run) -> dict[str, Any]:
+    """A stem mixes neighbours before any token enters, so what is hidden must not be in the pixels."""
+    encoded = [("t1", run.method.t1)]
+    if isinstance(run.method.target, Twin | Ema):
+        encoded.append(("t2", run.method.t2))
+    return {f"method.{name}.fill": "mean" for name, view in encoded if view.mask and view.fill == "none"}
 
 
 def _blocks(run: Run, side: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mim_ray.errors import Mistake
 from mim_ray.measures import infonce
@@ -243,6 +244,34 @@ def test_a_few_positions_at_a_time_are_the_same_as_all_at_once(
     assert len(calls) == -(-places // positions)
     assert chunked.item() == pytest.approx(at_once.item(), rel=1e-6)
     assert_same_gradients(gradients(model, chunked), wanted)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers how many similarities were ever looked at together."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.similarities = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.logsumexp.default:
+            self.similarities = max(self.similarities, args[0].numel())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("negatives", ["position", "all"])
+@pytest.mark.parametrize("changes", [{}, {**DRAWN_APART, "method.measure.by": "token+class"}], ids=["all", "some"])
+@pytest.mark.parametrize("pictures_at_once", [1, 2])
+def test_no_more_similarities_than_the_limit_exist_at_once(
+    negatives: str, changes: Mapping[str, object], pictures_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even those of one position of all pictures, forward or backward, and the loss is still Eq. 11."""
+    candidates = 5 if negatives == "position" else 5 * (17 if changes else 16)
+    limit = candidates * pictures_at_once + 1
+    monkeypatch.setattr(infonce, "LIMIT", limit)
+    with Largest() as largest:
+        check("cmae", {**changes, "method.measure.negatives": negatives}, count=5)
+    assert largest.similarities == candidates * pictures_at_once
 
 
 @pytest.mark.parametrize("encoder", ["micro", "resnet-micro"])

@@ -186,8 +186,10 @@ def test_mask_tokens_and_a_linear_head_are_compared_alike(hidden: str) -> None:
     assert_same(model, model((crops,), position).loss, slow_eq_8(model, crops, position, 1))
 
 
-@pytest.mark.parametrize("name", ["rmae", "rmae_25", "rmae_0"])
-@pytest.mark.parametrize("ratio", [0, 1 / 16, 15 / 16])
+@pytest.mark.parametrize(
+    ("name", "ratio"),
+    [("rmae_25", 0), *((name, ratio) for name in ("rmae", "rmae_25", "rmae_0") for ratio in (1 / 16, 15 / 16))],
+)
 @pytest.mark.parametrize("count", [1, 2])
 def test_nothing_hidden_or_one_patch_hidden_or_one_shown_is_still_eq_8(
     name: str, ratio: float, count: int

@@ -1,5 +1,7 @@
 """One grid over every method: builds, learns, survives text, is one graph; one of each family is compiled."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -124,6 +126,21 @@ def test_an_unknown_encoder_is_refused_with_the_nearest() -> None:
         resolved("mae", {"encoder": "vit-smal"})
 
 
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("vit_base_patch16_224", "did you mean 'vit-base'"),
+        ("vit_small_patch16_224.augreg_in21k", "did you mean 'vit-small'"),
+        ("vit_large_patch14_clip_224", "did you mean 'vit-large'"),
+        ("deit_tiny_patch16_224", "did you mean 'vit-tiny'"),
+    ],
+)
+def test_a_vit_by_its_timm_name_is_told_our_name(word: str, meant: str) -> None:
+    with pytest.raises(Mistake) as refusal:
+        resolved("mae", {"encoder": word})
+    assert str(refusal.value).startswith(f"encoder={word}: a ViT is chosen by its size: {meant}")
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_the_cost_is_what_torch_counts(name: str, photographs: Tensor) -> None:
     from torch.utils.flop_counter import FlopCounterMode
@@ -135,7 +152,32 @@ def test_the_cost_is_what_torch_counts(name: str, photographs: Tensor) -> None:
     expected = cost(run)
     assert expected.parameters == sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     assert expected.flops == pytest.approx(counter.get_total_flops() / PICTURES, rel=0.03)
-    assert expected.activation_bytes > 0
+
+
+@pytest.mark.parametrize("name", ["mae", "rmae", "simmim", "a2mim_r50"])
+def test_the_activations_are_what_torch_keeps_for_the_backward_pass(name: str, photographs: Tensor) -> None:
+    run = micro(name)
+    model = built(run)
+    loss = model(*inputs(run, photographs)).loss
+    kept = {storage.data_ptr(): storage.nbytes() for storage in storages_behind(loss)}
+    for weight in [*model.parameters(), *model.buffers()]:
+        kept.pop(weight.untyped_storage().data_ptr(), None)
+    assert cost(run).activation_bytes == pytest.approx(sum(kept.values()) / PICTURES, rel=0.15)
+
+
+def storages_behind(loss: Tensor) -> Iterator[torch.UntypedStorage]:
+    """Of everything that the graph of a loss holds on to."""
+    waiting, seen = [loss.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        for field in (field for field in dir(node) if field.startswith("_saved_")):
+            value = getattr(node, field)
+            held = value if isinstance(value, tuple) else (value,)
+            yield from (part.untyped_storage() for part in held if isinstance(part, Tensor))
+        waiting += [before for before, _ in node.next_functions]
 
 
 @pytest.mark.parametrize(

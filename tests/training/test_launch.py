@@ -65,9 +65,7 @@ def test_a_finished_run_resumes_to_nothing_left_to_do() -> None:
         ("mae", {"batch": 64}, "batch=64 is larger than an epoch of 32 samples"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(
-    method: str, overrides: dict[str, object], words: str, here: Path
-) -> None:
+def test_what_cannot_be_is_refused_in_one_line(method: str, overrides: dict[str, object], words: str) -> None:
     with pytest.raises(Mistake) as refusal:
         train(method, {**SMALL, **overrides}, track=False)
     assert words in str(refusal.value)

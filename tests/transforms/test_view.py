@@ -165,6 +165,7 @@ def test_cutmix_mixes_pictures_before_the_views_and_labels_alike() -> None:
     assert torch.equal(told("mae", {"method.shared.cutmix": "on"}).b.pixels, spy.a.pixels)
 
 
+BACKBONE: dict[str, object] = {"encoder": "resnet-micro"}
 METHODS: list[tuple[str, dict[str, object]]] = [
     ("mae", {}),
     ("mae", {"method.t1.mask.block": 8}),
@@ -182,6 +183,13 @@ METHODS: list[tuple[str, dict[str, object]]] = [
     ("simmim_r50", {}),
     ("a2mim", {}),
     ("a2mim_r50", {}),
+    ("mae", BACKBONE),
+    ("rmae", BACKBONE),
+    ("rmae_25", BACKBONE),
+    ("cmae", BACKBONE),
+    ("simmim", BACKBONE),
+    ("a2mim", BACKBONE),
+    ("mae", BACKBONE | {"method.encoder.hidden": "add"}),
 ]
 each_method = pytest.mark.parametrize(
     ("name", "overrides"), METHODS, ids=lambda value: value if isinstance(value, str) else " ".join(value)
@@ -236,9 +244,17 @@ def test_changing_shown_pixels_changes_the_output(name: str, overrides: dict[str
     assert ((pooled - pooled_too).abs().amax(1) > 1e-4).all()
 
 
-@pytest.mark.parametrize("overrides", [{}, {"method.t2.colour.blur": 1.0}], ids=["jittered", "blurred"])
-def test_the_second_view_does_not_see_what_it_hides_either(overrides: dict[str, object]) -> None:
-    model = micro("cmae", overrides)
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("cmae", {}),
+        ("cmae", {"method.t2.colour.blur": 1.0}),
+        ("cmae", BACKBONE),
+        ("rmae", BACKBONE),
+    ],
+)
+def test_the_second_view_does_not_see_what_it_hides_either(name: str, overrides: dict[str, object]) -> None:
+    model = micro(name, overrides)
     changed = CHANGES["noise"](CROPS, hidden_pixels(model, 1))
     before, after = tokens_of(model, CROPS), tokens_of(model, changed)
     assert torch.equal(before[2], after[2])
