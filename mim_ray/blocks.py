@@ -19,8 +19,10 @@ class Block(nn.Module):
         self.norm1, self.attn = nn.LayerNorm(width, EPSILON), Attention(width, heads)
         self.norm2, self.mlp = nn.LayerNorm(width, EPSILON), Mlp(width)
 
-    def forward(self, x: Tensor, lengths: Sequence[int] = ()) -> Tensor:
-        x = x + self.attn(self.norm1(x), lengths)
+    def forward(self, x: Tensor, lengths: Sequence[int] = (), asked: Tensor | None = None) -> Tensor:
+        """`asked` (B, W): the tokens that come out, where not all are wanted."""
+        seen = self.norm1(x)
+        x = (x if asked is None else taken(x, asked)) + self.attn(seen, lengths, asked)
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
 
@@ -32,11 +34,20 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
-    def forward(self, x: Tensor, lengths: Sequence[int] = ()) -> Tensor:
+    def forward(self, x: Tensor, lengths: Sequence[int] = (), asked: Tensor | None = None) -> Tensor:
+        if asked is not None:
+            return self._answers(x, asked)
         qkv = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         parts = qkv.split(list(lengths), dim=3) if len(lengths) > 1 else (qkv,)
         mixed = [F.scaled_dot_product_attention(*part).transpose(1, 2).flatten(2) for part in parts]
         return self.proj(torch.cat(mixed, dim=1) if len(mixed) > 1 else mixed[0])  # type: ignore[no-any-return]
+
+    def _answers(self, x: Tensor, asked: Tensor) -> Tensor:
+        """Queries of the tokens asked for alone; keys and values of all."""
+        weight, bias = (part.tensor_split([x.shape[2]]) for part in (self.qkv.weight, self.qkv.bias))
+        q = F.linear(taken(x, asked), weight[0], bias[0]).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        k, v = F.linear(x, weight[1], bias[1]).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
 class Mlp(nn.Module):

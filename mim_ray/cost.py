@@ -83,8 +83,11 @@ def flops_of(module: nn.Module, inputs: tuple[Any, ...], output: Any, batch: int
     grad = torch.is_grad_enabled()
     if isinstance(module, Attention):
         images, tokens, width = inputs[0].shape
-        lengths = inputs[1] if len(inputs) > 1 and inputs[1] else (tokens,)
-        once = int(sum(4 * images * length**2 * width for length in lengths))
+        lengths, asked = (*inputs[1:], None, None)[:2]
+        once = int(sum(4 * images * length**2 * width for length in lengths or (tokens,)))
+        if asked is not None:  # with the projections, which are no modules there
+            few = asked.shape[1]
+            once = images * (4 * few * tokens * width + 2 * few * width**2 + 4 * tokens * width**2)
         return once * (3 if grad else 1)
     assert isinstance(module, nn.Linear | nn.Conv2d)
     once = 2 * int(output.numel()) * module.weight[0].numel()

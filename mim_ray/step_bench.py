@@ -14,13 +14,13 @@ from mim_ray.methods import resolved
 from mim_ray.views import Tokens, View
 
 PICTURES = 16
-STEPS = 2
+STEPS = 1
 Step = Callable[[], Tensor]
 Row = dict[str, float | int | str]
 
 COMPARED = ("rmae", "rmae_0", "cmae", "cmae_no_mask_token", "simmim", "a2mim", "mocov3")
 
-SMALL = {"encoder": "vit-tiny", "data.crop.size": (112, 112), "batch": PICTURES}
+SMALL = {"encoder": "vit-tiny", "data.crop.size": (128, 128), "batch": PICTURES}
 
 
 def r9(pairs: int) -> Measured:
@@ -68,8 +68,8 @@ def r8() -> list[Row]:
 def packing() -> list[Row]:
     """What the packed and batched paths gain over the naive ones, forward and backward."""
     torch.manual_seed(0)
-    model = resolved("rmae", SMALL).method.build((112, 112))
-    pixels = torch.randn(PICTURES, 3, 112, 112)
+    model = resolved("rmae", SMALL).method.build((128, 128))
+    pixels = torch.randn(PICTURES, 3, 128, 128)
     a, b = model.views(pixels, pixels, torch.arange(PICTURES))
     assert a.hiding is not None
     hidden, encoder, head = a.hiding.hidden, model.online.encoder, model.measure.get_submodule("head")

@@ -53,7 +53,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cluster_cli": {"config", "errors", "methods", "options", "output", "submit", "fake_cluster"},
     "data_cli": {"config", "data", "options", "output", "tracking"},
     "cli": BASEMENT
-    | {"benches", "cluster_cli", "cost", "data", "data_cli", "demo", "doctor", "launch", "methods", "run", "spaces"}
+    | {
+        "benches",
+        "cluster_cli",
+        "cost",
+        "data",
+        "data_cli",
+        "demo",
+        "doctor",
+        "launch",
+        "methods",
+        "run",
+        "spaces",
+    }
     | {"options", "output", "tracking"},
     "__main__": {"cli"},
     "__init__": {"data", "errors", "launch", "methods", "run", "siamese", "transforms", "weights"},

@@ -71,12 +71,14 @@ class TransformerDecoder(nn.Module):
     def forward(self, views: Sequence[Tokens], wanted: Tensor | None) -> list[Tensor]:
         """For each view the patches `wanted` (B, W), or all, as (B, W, pixels); all views in one call."""
         x = torch.cat([self._sequence(tokens) for tokens in views])
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             x = block(x)
-        parts = x[:, 1:].chunk(len(views))
         if wanted is None or self.given.cells != self.given.grid:
-            return [regrouped(self.predict(self.norm(part)), self.given, wanted) for part in parts]
-        return [self.predict(self.norm(taken(part, wanted))) for part in parts]
+            parts = self.predict(self.norm(last(x)[:, 1:])).chunk(len(views))
+            return [regrouped(part, self.given, wanted) for part in parts]
+        x = last(x, asked=torch.cat([wanted + 1] * len(views)))
+        return list(self.predict(self.norm(x)).chunk(len(views)))
 
     def _sequence(self, tokens: Tokens) -> Tensor:
         x: Tensor = self.embed(torch.cat([tokens.pooled[:, None], tokens.patches], dim=1))
