@@ -21,7 +21,6 @@ from mim_ray.training.asked import asking
 from mim_ray.training.job import Job, job_of
 from mim_ray.training.live import Live
 from mim_ray.training.place import Notice, Place
-from mim_ray.training.worker import work
 
 logger = logging.getLogger("mim_ray")
 JOB = "run.json"
@@ -140,6 +139,8 @@ def resumed(name: str, method: str | None, overrides: Mapping[str, object]) -> J
 
 def _here(job: Job) -> dict[str, Any]:
     """In this process, without Ray."""
+    from mim_ray.training.worker import work
+
     with asking() as asked, Live(job.run.name) as live:
         place = Place(notice=lambda: Notice.STOP if asked else Notice.NONE, tell=live.tell)
         return work(job, place) | {"asked": asked.by}

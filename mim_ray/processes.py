@@ -33,6 +33,11 @@ def program(process: int) -> str:
     return Path(_read(process, "cmdline").split("\0")[0]).name
 
 
+def title(process: int) -> str:
+    """All of its command line; some write another one over it."""
+    return _read(process, "cmdline").replace("\0", " ").strip()
+
+
 def send(process: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.kill(process, number)

@@ -12,7 +12,6 @@ from mim_ray.transforms.crop import Crop, RandomCrop
 
 class Data(Spec):
     train: str | None = Field(None, description="a beton (path or URL) or a sample: set")
-    val: str | None = Field(None, description="the same, for looking on while training")
     crop: Crop = RandomCrop()
     samples_per_epoch: PositiveInt | None = Field(None, description="a virtual epoch; none: the set's size")
     backend: Literal["auto", "ffcv", "torch"] = "auto"
@@ -41,7 +40,6 @@ class Checkpoint(Spec):
         15, description="looked at when losses are read; none: by steps alone"
     )
     keep: PositiveInt = Field(2, description="how many of the newest to keep")
-    artifacts: bool = Field(False, description="also send each to MLflow, for where no folder outlives a machine")
 
 
 class Tracking(Spec):

@@ -146,7 +146,7 @@ def test_list_has_every_method(say: Say) -> None:
     assert re.search("^mae +Masked autoencoder", say("list").out, re.MULTILINE)
 
 
-CHANGES = ["encoder=micro", "name=it's a 'name' with $signs & spaces", "data.train=none", "optim.clip=0.5"]
+CHANGES = ["encoder=micro", "storage=it's a 'folder' with $signs & spaces", "data.train=none", "optim.clip=0.5"]
 
 
 @pytest.mark.parametrize("method", METHODS)

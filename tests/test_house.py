@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "methods": BASEMENT | {"transforms", "encoders", "measures", "siamese", "run"},
     "weights": BASEMENT | {"blocks", "transforms", "encoders", "measures", "siamese"},
     "cost": {"blocks", "measures", "run", "siamese"},
-    "step_bench": {"bench", "blocks", "cost", "methods", "views"},
+    "step_bench": {"bench", "blocks", "cost", "methods", "training", "views"},
     "data": BASEMENT | {"transforms", "bench"},
     "tracking": BASEMENT,
     "storage": {"errors"},

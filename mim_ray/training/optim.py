@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from timm.optim.lamb import Lamb
-from timm.optim.lars import Lars
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -34,8 +32,12 @@ def optimiser_for(model: nn.Module, optim: Optim) -> Optimizer:
         case "sgd":
             return SGD(parts, lr=0.0, momentum=optim.momentum, fused=True)
         case "lamb":
+            from timm.optim.lamb import Lamb  # here, for timm takes seconds to import
+
             return Lamb(parts, lr=0.0, betas=optim.betas, max_grad_norm=None)
         case "lars":
+            from timm.optim.lars import Lars
+
             return Lars(parts, lr=0.0, momentum=optim.momentum)
 
 

@@ -158,8 +158,11 @@ def together(one: Measured, other: Measured) -> Measured:
 
 
 def wants_bf16(run: Run, device: torch.device) -> bool:
-    if run.precision != "auto":
-        return run.precision == "bf16"
+    return has_bf16(device) if run.precision == "auto" else run.precision == "bf16"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """In its hardware; what is emulated is many times slower than single precision."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
