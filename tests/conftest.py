@@ -1,4 +1,4 @@
-"""Tests run in as many processes as there are cores, each on one thread."""
+"""Tests run in as many processes as there are cores, a file to a process, each on one thread."""
 
 import os
 
@@ -7,12 +7,9 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-LONG = ("test_docs.py", "test_methods.py")
-"""Files that begin first and are shared between the processes; of every other, one process takes all."""
+LONG = ("test_ray.py", "test_docs.py", "test_methods.py", "test_world.py", "test_live.py")
+"""Files that begin first, in this order, so that none of them is waited for at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONG)
-    for item in items:
-        if item.path.name not in LONG:
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))

@@ -21,10 +21,10 @@ from tests.training.runs import SMALL, job_at, worked
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # MLflow's own
-    pytest.mark.timeout(420),
+    pytest.mark.timeout(1200),
 ]
 WORDS = {**SMALL, "name": "run", "steps": 24, "checkpoint.every_steps": 4, "workers": 2, "cpus_per_worker": 1}
-SECONDS = 180.0
+SECONDS = 400.0
 
 
 class Driver:
