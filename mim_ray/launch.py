@@ -14,6 +14,7 @@ from mim_ray.config import changed, flatten
 from mim_ray.data.card import Card
 from mim_ray.errors import Failure, Mistake, nearest
 from mim_ray.methods import METHODS, resolved
+from mim_ray.phrases import as_text
 from mim_ray.run import Run
 from mim_ray.storage import Folder
 from mim_ray.tracking.run import Dataset, create_run, end_run, find_run, reopen_run, resolved_uri
@@ -129,7 +130,7 @@ def resumed(name: str, method: str | None, overrides: Mapping[str, object]) -> J
         free = path.startswith(FREE) and not path.startswith(BOUND)
         if not free and path not in ("storage", "tracking.uri"):
             raise Mistake(f"{path}={value}: would change what {name} computes: start a new run, or leave it out")
-    kept = {path: str(value) for path, value in overrides.items() if path not in ("storage", "tracking.uri")}
+    kept = {path: as_text(value) for path, value in overrides.items() if path not in ("storage", "tracking.uri")}
     job = job._replace(overrides={**job.overrides, **kept})
     resolved(job.method, job.overrides)
     if job.tracking_uri is not None and job.run_id is not None:

@@ -58,10 +58,6 @@ class Folder:
             self.fs.put_file(str(path), f"{self.root}/{name}/{path.name}")
         shutil.rmtree(source)
 
-    def workshop(self) -> Path | None:
-        """Where a folder can be made that is then moved in; None: anywhere."""
-        return self.local
-
     def remove(self, name: str) -> None:
         self.fs.rm(f"{self.root}/{name}", recursive=True)
 

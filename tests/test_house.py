@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"tracking", "views", "world"},
     "board": set(),
     "ray_train": {"board", "errors", "run", "training"},
-    "launch": BASEMENT | {"data", "methods", "ray_train", "run", "storage", "tracking", "training"},
+    "launch": BASEMENT | {"data", "methods", "phrases", "ray_train", "run", "storage", "tracking", "training"},
     "spaces": set(),
     "doctor": {"data"},
     "benches": {"errors", "data", "step_bench"},

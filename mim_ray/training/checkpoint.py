@@ -44,10 +44,9 @@ class Checkpoints:
     def write(self, snapshot: Snapshot) -> str:
         """Its name; older ones than are to be kept go afterwards."""
         name = f"step-{snapshot.step:09}"
-        workshop = self.folder.workshop()
-        if workshop is not None:
-            workshop.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".part-", dir=workshop))
+        if self.folder.local is not None:  # made on the same disk, to be moved in
+            self.folder.local.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".part-", dir=self.folder.local))
         try:
             _refuse_what_is_not_finite(snapshot)
             save_file(snapshot.weights, aside / "weights.safetensors")

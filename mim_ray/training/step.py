@@ -107,7 +107,10 @@ class Stepper:
         for number, piece in enumerate(cut):
             last = number == len(cut) - 1
             share = (piece.stop - piece.start) * self.place.world / self.run.batch
-            with world.dividing([of(count, self.pieces, number) for count in rows]), self._quietly(not last):
+            with (
+                world.dividing([rows_of_piece(count, self.pieces, number) for count in rows]),
+                self._quietly(not last),
+            ):
                 labels = None if batch.labels is None else batch.labels[piece]
                 crops = tuple(crop[piece] for crop in batch.crops)
                 measured = self._measured(crops, batch.position[piece], labels, against[number])
@@ -142,7 +145,7 @@ def pieces_of(rows: int, pieces: int) -> list[slice]:
     return [slice(rows * number // pieces, rows * (number + 1) // pieces) for number in range(pieces)]
 
 
-def of(rows: int, pieces: int, number: int) -> int:
+def rows_of_piece(rows: int, pieces: int, number: int) -> int:
     return rows * (number + 1) // pieces - rows * number // pieces
 
 
