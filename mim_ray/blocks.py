@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,15 +14,37 @@ from mim_ray.views import Grid
 EPSILON = 1e-6
 
 
+class Among(NamedTuple):
+    """Sequences of one or several views that are `common` (1, N, D) but for the tokens of their own."""
+
+    own: list[Tensor]
+    """Of each view (B, K, D)."""
+    places: list[Tensor]
+    """(B, K): where they stand."""
+    common: Tensor
+
+    def under(self, layer: nn.Module) -> "Among":
+        """A layer that looks at one token at a time does what is common once."""
+        return Among([layer(own) for own in self.own], self.places, layer(self.common))
+
+    def whole(self) -> Tensor:
+        """(views · B, N, D)."""
+        views = zip(self.own, self.places, strict=True)
+        return torch.cat([spread(own, at, onto=self.common.expand(len(own), -1, -1)) for own, at in views])
+
+
+Sequences = Tensor | Among
+
+
 class Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.norm1, self.attn = nn.LayerNorm(width, EPSILON), Attention(width, heads)
         self.norm2, self.mlp = nn.LayerNorm(width, EPSILON), Mlp(width)
 
-    def forward(self, x: Tensor, lengths: Sequence[int] = (), asked: Tensor | None = None) -> Tensor:
+    def forward(self, x: Sequences, lengths: Sequence[int] = (), asked: Tensor | None = None) -> Tensor:
         """`asked` (B, W): the tokens that come out, where not all are wanted."""
-        seen = self.norm1(x)
+        seen, x = under(self.norm1, x), whole(x)
         x = (x if asked is None else taken(x, asked)) + self.attn(seen, lengths, asked)
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
@@ -34,10 +57,10 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
-    def forward(self, x: Tensor, lengths: Sequence[int] = (), asked: Tensor | None = None) -> Tensor:
+    def forward(self, x: Sequences, lengths: Sequence[int] = (), asked: Tensor | None = None) -> Tensor:
         if asked is not None:
-            return self._answers(x, asked)
-        qkv = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+            return self._answers(whole(x), asked)
+        qkv = whole(under(self.qkv, x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         parts = qkv.split(list(lengths), dim=3) if len(lengths) > 1 else (qkv,)
         mixed = [F.scaled_dot_product_attention(*part).transpose(1, 2).flatten(2) for part in parts]
         return self.proj(torch.cat(mixed, dim=1) if len(mixed) > 1 else mixed[0])  # type: ignore[no-any-return]
@@ -108,6 +131,14 @@ def picture(patches: Tensor, grid: Grid) -> Tensor:
     squares = patches.unflatten(2, (size, size, -1)).unflatten(1, (grid.rows, grid.columns))
     pixels: Tensor = squares.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
     return pixels
+
+
+def under(layer: nn.Module, x: Sequences) -> Sequences:
+    return x.under(layer) if isinstance(x, Among) else layer(x)
+
+
+def whole(x: Sequences) -> Tensor:
+    return x.whole() if isinstance(x, Among) else x
 
 
 def taken(tokens: Tensor, numbers: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from mim_ray.blocks import Attention
+from mim_ray.blocks import Attention, whole
 from mim_ray.measures.classify import Classify
 from mim_ray.measures.contrast import Contrasting
 from mim_ray.run import Run
@@ -82,7 +82,7 @@ def flops_of(module: nn.Module, inputs: tuple[Any, ...], output: Any, batch: int
         return _contrast_flops(module, inputs, batch)
     grad = torch.is_grad_enabled()
     if isinstance(module, Attention):
-        images, tokens, width = inputs[0].shape
+        images, tokens, width = whole(inputs[0]).shape
         lengths, asked = (*inputs[1:], None, None)[:2]
         once = int(sum(4 * images * length**2 * width for length in lengths or (tokens,)))
         if asked is not None:  # with the projections, which are no modules there
@@ -91,6 +91,8 @@ def flops_of(module: nn.Module, inputs: tuple[Any, ...], output: Any, batch: int
         return once * (3 if grad else 1)
     assert isinstance(module, nn.Linear | nn.Conv2d)
     once = 2 * int(output.numel()) * module.weight[0].numel()
+    if len(output) == 1:  # of the whole batch
+        once = once * PICTURES // batch
     return once * (1 + (grad and inputs[0].requires_grad) + (grad and module.weight.requires_grad))
 
 

@@ -21,12 +21,18 @@ Row = dict[str, float | int | str]
 
 COMPARED = ("rmae", "rmae_0", "cmae", "cmae_no_mask_token", "simmim", "a2mim", "mocov3")
 
-SMALL = {"encoder": "vit-tiny", "data.crop.size": (128, 128), "batch": PICTURES}
+SMALL = {"encoder": "vit-small", "data.crop.size": (128, 128), "batch": PICTURES}
+"""The smallest encoder of the papers."""
 
 
 def r9(pairs: int) -> Measured:
     """Our MAE step / the same step of Hugging Face's ViTMAE: ViT-S, float32."""
     return _against(_hugging_face, pairs, bf16=(False, False))
+
+
+def r9_compiled(pairs: int) -> Measured:
+    """With `compile=true` / Hugging Face's as it is: ViT-S, float32."""
+    return _against(_hugging_face, pairs, bf16=(False, False), compiled=True)
 
 
 def r9_bf16(pairs: int) -> Measured:
@@ -97,24 +103,29 @@ def packing() -> list[Row]:
 
 
 BF16 = has_bf16(torch.device("cpu"))
-RATIOS: dict[str, Callable[[int], Measured]] = {"R9": r9, "R9l": r9_lightly, "R9d": r9_defaults}
+RATIOS: dict[str, Callable[[int], Measured]] = {
+    "R9": r9, "R9l": r9_lightly, "R9c": r9_compiled, "R9d": r9_defaults,
+}  # fmt: skip
 if BF16:  # where it is emulated a step takes minutes, on both sides
     RATIOS |= {"R9bf16": r9_bf16, "R9lbf16": r9_lightly_bf16}
 TABLES: dict[str, Callable[[], list[Row]]] = {"R8": r8, "packing": packing}
 
 
-def _against(theirs: Callable[[bool], Step], pairs: int, bf16: tuple[bool, bool]) -> Measured:
-    ours, other = _ours("mae", {"encoder": "vit-small"}, bf16[0]), theirs(bf16[1])
+def _against(
+    theirs: Callable[[bool], Step], pairs: int, bf16: tuple[bool, bool], compiled: bool = False
+) -> Measured:
+    ours, other = _ours("mae", {"encoder": "vit-small"}, bf16[0], compiled), theirs(bf16[1])
     return paired("R9", lambda: _rate(ours), lambda: _rate(other), pairs=pairs, unit="images/s ÷ images/s")
 
 
-def _ours(name: str, changes: dict[str, Any], bf16: bool = False) -> Step:
+def _ours(name: str, changes: dict[str, Any], bf16: bool = False, compiled: bool = False) -> Step:
     torch.manual_seed(0)
     run = resolved(name, changes)
     model = run.method.build(run.data.crop.size)
     crops = torch.randint(0, 256, (PICTURES, 3, *run.data.crop.size), dtype=torch.uint8)
     position = torch.arange(PICTURES)
-    return _stepped(model, lambda: model((crops,) * run.method.crops, position).loss, bf16)
+    stepped = torch.compile(model, dynamic=False) if compiled else model
+    return _stepped(model, lambda: stepped((crops,) * run.method.crops, position).loss, bf16)
 
 
 def _hugging_face(bf16: bool) -> Step:

@@ -8,7 +8,17 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from mim_ray.blocks import EPSILON, Block, patchified, picture, sincos, spread, start_weights, taken
+from mim_ray.blocks import (
+    EPSILON,
+    Among,
+    Block,
+    Sequences,
+    patchified,
+    picture,
+    sincos,
+    start_weights,
+    taken,
+)
 from mim_ray.config import Spec
 from mim_ray.views import Given, Tokens
 
@@ -64,13 +74,14 @@ class TransformerDecoder(nn.Module):
         self.norm = nn.LayerNorm(spec.width, EPSILON)
         self.predict = nn.Linear(spec.width, given.cells.patch**2 * given.channels)
         start_weights(self)
-        if given.drops and hides:
+        self.fills = given.drops and hides
+        if self.fills:
             self.mask_token = nn.Parameter(torch.empty(1, 1, spec.width))
             nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, views: Sequence[Tokens], wanted: Tensor | None) -> list[Tensor]:
         """For each view the patches `wanted` (B, W), or all, as (B, W, pixels); all views in one call."""
-        x = torch.cat([self._sequence(tokens) for tokens in views])
+        x = self._sequences(views)
         *blocks, last = self.blocks
         for block in blocks:
             x = block(x)
@@ -80,12 +91,21 @@ class TransformerDecoder(nn.Module):
         x = last(x, asked=torch.cat([wanted + 1] * len(views)))
         return list(self.predict(self.norm(x)).chunk(len(views)))
 
-    def _sequence(self, tokens: Tokens) -> Tensor:
-        x: Tensor = self.embed(torch.cat([tokens.pooled[:, None], tokens.patches], dim=1))
-        if tokens.kept is not None:
-            masks = self.mask_token.to(x.dtype).expand(len(x), self.given.cells.patches, -1)
-            x = torch.cat([x[:, :1], spread(x[:, 1:], tokens.kept, onto=masks)], dim=1)
-        return x + self.positions
+    def _sequences(self, views: Sequence[Tokens]) -> Sequences:
+        own = [self.embed(torch.cat([tokens.pooled[:, None], tokens.patches], dim=1)) for tokens in views]
+        if not self.fills:
+            return torch.cat(own) + self.positions
+        places = [self._places(tokens) for tokens in views]
+        seen = zip(own, places, strict=True)
+        table = self.positions.expand(len(own[0]), -1, -1)
+        return Among([x + taken(table, at) for x, at in seen], places, self.mask_token + self.positions)
+
+    def _places(self, tokens: Tokens) -> Tensor:
+        """(B, 1 + K): the class token's place, then the patches'."""
+        every = torch.arange(1 + self.given.cells.patches, device=tokens.patches.device)
+        if tokens.kept is None:
+            return every.expand(len(tokens.patches), -1)
+        return torch.cat([every[:1].expand(len(tokens.kept), -1), tokens.kept + 1], dim=1)
 
 
 class LinearPainter(nn.Module):
