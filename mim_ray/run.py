@@ -3,15 +3,17 @@
 import re
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from mim_ray.config import Spec
+from mim_ray.encoders.vit import ViT
 from mim_ray.siamese import Method
 from mim_ray.transforms.crop import Crop, RandomCrop
 
 
 class Data(Spec):
     train: str | None = Field(None, description="a beton (path or URL) or a sample: set")
+    val: str | None = Field(None, description="pictures to look at while training; none: some of data.train")
     crop: Crop = RandomCrop()
     samples_per_epoch: PositiveInt | None = Field(None, description="a virtual epoch; none: the set's size")
     backend: Literal["auto", "ffcv", "torch"] = "auto"
@@ -40,11 +42,28 @@ class Checkpoint(Spec):
         15, description="looked at when losses are read; none: by steps alone"
     )
     keep: PositiveInt = Field(2, description="how many of the newest to keep")
+    best: str | None = Field(
+        "eval/knn_top1", description="keep the one where this is highest, too (lowest, for train/… and collapse/…)"
+    )
+    to_mlflow: bool = Field(False, description="also as artifacts, to go on from where the folder is lost")
+
+
+class Eval(Spec):
+    every_epochs: PositiveFloat | None = Field(10, description="how often, and at both ends; none: never")
+    most: PositiveInt = Field(5000, description="most pictures of a set")
+    share: float = Field(0.875, gt=0, le=1, description="of a picture's shorter side that is looked at")
+    pool: Literal["auto", "class", "mean"] = Field(
+        "auto", description="the class token, or the mean of the others; auto: the one that the method compares"
+    )
+    neighbours: PositiveInt = Field(20, description="that vote in k-NN, where there are labels")
+    temperature: PositiveFloat = Field(0.07, description="of their votes")
+    pictures: NonNegativeInt = Field(8, description="how many are shown with what is painted from them")
 
 
 class Tracking(Spec):
     uri: str | None = Field(None, description="MLflow's address; none: MLFLOW_TRACKING_URI, or mlflow.db here")
     experiment: str = "mim_ray"
+    model: str | None = Field(None, description="register the encoder under this name at the end")
     every_steps: PositiveInt = Field(20, description="how many steps are read and logged together, as their mean")
 
 
@@ -71,6 +90,7 @@ class Run(Spec):
     optim: Optim = Optim()
     schedule: Schedule = Schedule()
     checkpoint: Checkpoint = Checkpoint()
+    eval: Eval = Eval()
     tracking: Tracking = Tracking()
 
     @field_validator("name")
@@ -95,6 +115,14 @@ class Run(Spec):
     def _pictures_fit(self) -> "Run":
         self.method.fits(self.data.crop.size)
         return self
+
+    @property
+    def pool(self) -> Literal["class", "mean"]:
+        """How an encoder's tokens become one feature of a picture."""
+        if self.eval.pool != "auto":
+            return self.eval.pool
+        by_class = isinstance(self.method.encoder, ViT) and self.method.measure.uses_pooled
+        return "class" if by_class else "mean"
 
     @property
     def least_workers(self) -> int:

@@ -103,7 +103,7 @@ class Siamese(nn.Module):
         `against`: what `compared_with` made, where these pictures are a piece of a larger batch.
         """
         self._check_crops(crops)
-        a, b, share = self._prepared(crops, position)
+        a, b, share = self.prepared(crops, position)
         if isinstance(self.method.target, Pixels):
             return self.measure(self.online(a), None, a, b)  # type: ignore[no-any-return]
         if isinstance(self.method.target, Labels):
@@ -130,7 +130,7 @@ class Siamese(nn.Module):
         assert self.target is not None
         found: list[list[Tokens]] = []
         for piece in pieces:
-            a, b, _ = self._prepared(tuple(crop[piece] for crop in crops), position[piece])
+            a, b, _ = self.prepared(tuple(crop[piece] for crop in crops), position[piece])
             found.append([self.target(view) for view in ((b, a) if self.method.symmetric else (b,))])
         assert isinstance(self.measure, Contrasting)
         directions = [self.measure.candidates(joined(tokens)) for tokens in zip(*found, strict=True)]
@@ -148,7 +148,7 @@ class Siamese(nn.Module):
             return measured  # type: ignore[no-any-return]
         return added(measured, self.measure(self.online(b), against[1].other, b, a, against[1].among))
 
-    def _prepared(self, crops: tuple[Tensor, ...], position: Tensor) -> tuple[View, View, Tensor | None]:
+    def prepared(self, crops: tuple[Tensor, ...], position: Tensor) -> tuple[View, View, Tensor | None]:
         """Both views, and which share of each picture is its own where pictures are mixed."""
         mixed = self.method.shared.mixed(crops, position, self.seed)
         whole = crops if mixed is None else mixed.crops

@@ -12,6 +12,8 @@ from mim_ray.measures.fourier import Fourier
 from mim_ray.measures.heads import Decoder, Head
 from mim_ray.views import Given, Measured, Tokens, View
 
+FLOOR = "added to a patch's variance; 1e-2 keeps the noise of flat patches from being blown up, as in drawings"
+
 
 class Reconstruct(Spec):
     """The error over the patches that the first view hides and the second shows; all, where none is hidden."""
@@ -20,6 +22,7 @@ class Reconstruct(Spec):
     head: Head = Decoder()
     error: Literal["l2", "l1", "focal_l1"] = "l2"
     normalise: bool = Field(True, description="compare with patches of mean 0 and variance 1")
+    floor: float = Field(1e-6, gt=0, description=FLOOR)
     fourier: Fourier | None = None
 
     @property
@@ -37,7 +40,7 @@ class Reconstruction(nn.Module):
     def __init__(self, spec: Reconstruct, given: Given) -> None:
         super().__init__()
         self.grid, self.error, self.fourier = given.grid, spec.error, spec.fourier
-        self.normalise = spec.normalise
+        self.normalise, self.floor = spec.normalise, spec.floor
         self.head = spec.head.build(given, hides=given.hides[0])
 
     def forward(self, seen: Tokens, other: None, a: View, b: View) -> Measured:
@@ -46,7 +49,7 @@ class Reconstruction(nn.Module):
         painted = self.head([seen], None if everything else wanted)[0]
         with single_precision(painted):
             painted = painted.float()
-            patches = target(b, self.grid.patch, None if everything else wanted, self.normalise)
+            patches = target(b, self.grid.patch, None if everything else wanted, self.normalise, self.floor)
             hidden = taken(painted, wanted) if everything and wanted is not None else painted
             true = taken(patches, wanted) if everything and wanted is not None else patches
             error = mean_over_scored(distance(hidden - true, self.error), a, b)
@@ -67,11 +70,11 @@ class Reconstruction(nn.Module):
         return picture(scored[..., None].expand(-1, -1, self.grid.patch**2), self.grid)
 
 
-def target(view: View, patch: int, wanted: Tensor | None, normalise: bool) -> Tensor:
+def target(view: View, patch: int, wanted: Tensor | None, normalise: bool, floor: float) -> Tensor:
     """(B, W, pixels of a patch) in single precision."""
     patches = patchified(view.pixels, patch)
     patches = (patches if wanted is None else taken(patches, wanted)).float()
-    return patch_normalised(patches) if normalise else patches
+    return patch_normalised(patches, floor) if normalise else patches
 
 
 def distance(difference: Tensor, error: Literal["l2", "l1", "focal_l1"]) -> Tensor:
@@ -91,7 +94,13 @@ def mean_over_scored(errors: Tensor, a: View, b: View) -> Tensor:
     return ((errors * scored).sum(1) / scored.sum(1).clamp(min=1)).mean()
 
 
-def patch_normalised(patches: Tensor) -> Tensor:
+def patch_normalised(patches: Tensor, floor: float = 1e-6) -> Tensor:
     """Each patch to mean 0 and (unbiased) variance 1."""
     variance, mean = torch.var_mean(patches, dim=2, keepdim=True)
-    return (patches - mean) / (variance + 1e-6).sqrt()
+    return (patches - mean) / (variance + floor).sqrt()
+
+
+def as_in(patches: Tensor, normalised: Tensor, floor: float) -> Tensor:
+    """The inverse of `patch_normalised`, with the mean and variance of these patches."""
+    variance, mean = torch.var_mean(patches, dim=2, keepdim=True)
+    return normalised * (variance + floor).sqrt() + mean

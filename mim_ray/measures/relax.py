@@ -8,7 +8,7 @@ from torch import nn
 from mim_ray.blocks import single_precision
 from mim_ray.config import Spec
 from mim_ray.measures.heads import Decoder, Head
-from mim_ray.measures.reconstruct import distance, mean_over_scored, target
+from mim_ray.measures.reconstruct import FLOOR, distance, mean_over_scored, target
 from mim_ray.views import Given, Measured, Tokens, View
 
 
@@ -20,6 +20,7 @@ class Relax(Spec):
     penalty: float = Field(1.0, ge=0, description="λ")
     separate: bool = Field(False, description="d' has weights of its own")
     normalise: bool = Field(True, description="compare with patches of mean 0 and variance 1")
+    floor: float = Field(1e-6, gt=0, description=FLOOR)
 
     @property
     def uses_pooled(self) -> bool:
@@ -35,7 +36,8 @@ class Relax(Spec):
 class Relaxation(nn.Module):
     def __init__(self, spec: Relax, given: Given) -> None:
         super().__init__()
-        self.patch, self.penalty, self.normalise = given.grid.patch, spec.penalty, spec.normalise
+        self.patch, self.penalty = given.grid.patch, spec.penalty
+        self.normalise, self.floor = spec.normalise, spec.floor
         self.stop_gradient = given.stop_gradient
         self.head = spec.head.build(given, hides=given.hides[0] if spec.separate else any(given.hides))
         self.second = spec.head.build(given, hides=given.hides[1]) if spec.separate else None
@@ -50,7 +52,7 @@ class Relaxation(nn.Module):
             first, second = first.float(), second.float()
             fixed = second.detach() if self.stop_gradient else second
             apart = mean_over_scored(distance(first - fixed, "l2"), a, b)
-            true = target(View(b.pixels, None), self.patch, wanted, self.normalise)
+            true = target(View(b.pixels, None), self.patch, wanted, self.normalise, self.floor)
             kept = mean_over_scored(distance(second - true, "l2"), a, b)
         parts = {"distance": apart.detach(), "autoencoder": kept.detach()}
         return Measured(apart + self.penalty * kept, parts)

@@ -56,6 +56,9 @@ class Journal:
         """Metrics that the server has not confirmed, for a checkpoint. Pictures and files stay in the folder."""
         return [entry for entry in self._spool.unsent() if not isinstance(entry, Artifact)]
 
+    def has_unsent_files(self, below: str) -> bool:
+        return any(isinstance(entry, Artifact) and entry.to.startswith(below) for entry in self._spool.unsent())
+
     def close(self, status: End = "FINISHED", patience_seconds: float = 60.0) -> int:
         """Sends the rest and ends the run; returns how many records the server does not have."""
         self._sender.end(status, patience_seconds)

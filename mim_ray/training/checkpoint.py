@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,11 +31,17 @@ class Snapshot(NamedTuple):
     """Everything else, as JSON."""
 
 
+def name_of(step: int) -> str:
+    return f"step-{step:09}"
+
+
 class Checkpoints:
     """Those of one run, in `folder`/step-…"""
 
     def __init__(self, folder: Folder, keep: int) -> None:
         self.folder, self.keep = folder, keep
+        self.best: str | None = None
+        """Kept as well."""
 
     def names(self) -> list[str]:
         """Newest first; not all of them need be whole."""
@@ -43,7 +49,7 @@ class Checkpoints:
 
     def write(self, snapshot: Snapshot) -> str:
         """Its name; older ones than are to be kept go afterwards."""
-        name = f"step-{snapshot.step:09}"
+        name = name_of(snapshot.step)
         if self.folder.local is not None:  # made on the same disk, to be moved in
             self.folder.local.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=".part-", dir=self.folder.local))
@@ -59,7 +65,8 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             raise
         for old in self.names()[self.keep :]:
-            self.folder.remove(old)
+            if old != self.best:
+                self.folder.remove(old)
         return name
 
     def newest(self) -> str | None:
@@ -109,8 +116,8 @@ class Checkpoints:
 class Writer:
     """Writes in a thread of its own, one checkpoint at a time; a failure is told once and tried again later."""
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
-        self._checkpoints = checkpoints
+    def __init__(self, checkpoints: Checkpoints, written: Callable[[Folder], None]) -> None:
+        self._checkpoints, self._written = checkpoints, written
         self._thread: threading.Thread | None = None
         self.newest: str | None = None
         self.error: Exception | None = None
@@ -130,6 +137,7 @@ class Writer:
         try:
             self.newest = self._checkpoints.write(snapshot)
             self.error = None
+            self._written(self._checkpoints.folder.below(self.newest))
         except Exception as error:  # the run goes on, and the next checkpoint tries again
             self.error = error
             logger.warning("checkpoint of step %s could not be written: %s", snapshot.step, error)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from mim_ray.methods import resolved
 from mim_ray.run import Run
 from mim_ray.storage import Folder
+from mim_ray.tracking.server import without_secrets
 
 
 class Job(NamedTuple):
@@ -26,7 +27,9 @@ class Job(NamedTuple):
         return Folder(self.run.storage).below(self.run.name)
 
     def as_json(self) -> str:
-        return json.dumps(self._asdict(), indent=1)
+        """For a file: without the password that an address from the environment may hold."""
+        uri = None if self.tracking_uri is None else without_secrets(self.tracking_uri)
+        return json.dumps(self._replace(tracking_uri=uri)._asdict(), indent=1)
 
 
 def job_of(content: bytes) -> Job:

@@ -1,9 +1,9 @@
 """What is kept of a run while it goes on: metrics, checkpoints, and which steps were skipped."""
 
+import logging
 import math
-import tempfile
 import time
-from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -11,17 +11,19 @@ import torch.distributed as dist
 from mim_ray import world
 from mim_ray.data.loader import Loader
 from mim_ray.errors import Failure
+from mim_ray.evaluate.online import Onlooker, alarms
 from mim_ray.run import Run
-from mim_ray.tracking.journal import Journal
 from mim_ray.tracking.spool import Record
-from mim_ray.training.checkpoint import Checkpoints, Snapshot, Writer
+from mim_ray.training.checkpoint import Checkpoints, Snapshot, Writer, name_of
 from mim_ray.training.job import Job
 from mim_ray.training.meters import Meters, Row, mean_of
 from mim_ray.training.place import Notice, Place
+from mim_ray.training.reporter import Reporter
 from mim_ray.training.schedule import Plan
 from mim_ray.training.step import Stepper
 from mim_ray.views import Measured
 
+logger = logging.getLogger("mim_ray.training")
 PATIENCE_SECONDS = 120.0
 """How long the end of a run waits for an MLflow that cannot be reached."""
 
@@ -41,17 +43,27 @@ class Stopped(Exception):
     """Someone asked for the end; the checkpoint is written."""
 
 
+class Best(NamedTuple):
+    """The best checkpoint so far, by `checkpoint.best`."""
+
+    value: float
+    step: int
+
+
 class Logbook:
     def __init__(self, job: Job, run: Run, place: Place, plan: Plan, loader: Loader) -> None:
         self.job, self.run, self.place, self.plan, self.loader = job, run, place, plan, loader
         self.checkpoints = Checkpoints(job.folder.below("checkpoints"), run.checkpoint.keep)
-        self.writer = Writer(self.checkpoints)
+        self.reporter = Reporter(job, run, place)
+        self.writer = Writer(self.checkpoints, self.reporter.checkpoint)
+        self.onlooker = Onlooker(run, place.device)
         self.meters = Meters()
         self.window: list[Row] = []
         self.skipped: set[int] = set()
-        self.journal: Journal | None = None
-        self._carried: list[Record] = []
         self.last: Row = {}
+        self._seen: Row = {}
+        self.best: Best | None = None
+        self._carried: list[Record] = []
         self._saved, self._saved_at = -1, time.monotonic()
         self._began, self._began_waiting, self._began_at = time.monotonic(), 0.0, 0
 
@@ -69,11 +81,14 @@ class Logbook:
             self.window, done = snapshot.state["window"], snapshot.step
             self.skipped |= set(snapshot.state["skipped"])
             self._carried = snapshot.state["pending"]
+            self._set_best(snapshot.state.get("best"))
             self._saved = done
-        self._open_journal()
+        self.reporter.open(self._carried)
         if name is None:
             self._save(stepper, 0, at_once=True)
-        self.place.tell({"step": done, "steps": self.plan.steps})
+        self.reporter.progress(done, self.plan.steps, {})
+        if done == 0 and self.run.eval.every_epochs is not None:
+            self._look(stepper, 0)
         self._start_watch(done)
         return done
 
@@ -82,6 +97,7 @@ class Logbook:
         every = self.run.checkpoint.every_steps
         return (
             done % self.run.tracking.every_steps == 0
+            or self._looks(done)
             or (every is not None and done % every == 0)
             or done == self.plan.steps
         )
@@ -98,8 +114,10 @@ class Logbook:
             self.window.append(row)
         if done % self.run.tracking.every_steps == 0 or done == self.plan.steps:
             self._log(stepper, done)
+        if self._looks(done):
+            self._look(stepper, done)
         notice = self._agreed_most(self.place.notice())
-        if self._is_due(done) or (notice and self._saved != done):
+        if self._is_due(done) or (self.best and self.best.step == done) or (notice and self._saved != done):
             self._save(stepper, done, at_once=notice != Notice.NONE)
         if notice == Notice.STOP:
             raise Stopped(done)
@@ -128,23 +146,17 @@ class Logbook:
             raise Failure(f"the last checkpoint could not be written: {self.writer.error}")
         if self.place.rank != 0:
             return {}
-        unsent = 0
-        if self.journal is not None:
-            unsent = self.journal.close("FINISHED" if done == self.plan.steps else "KILLED", PATIENCE_SECONDS)
-        name = f"step-{done:09}"
+        name = name_of(done)
+        if done == self.plan.steps:
+            self.reporter.model(stepper.model, done, self.last, self.checkpoints.folder.below(name))
+        unsent = self.reporter.close("FINISHED" if done == self.plan.steps else "KILLED", PATIENCE_SECONDS)
+        best = {} if self.best is None else {"best": f"{self.checkpoints.folder.url}/{name_of(self.best.step)}"}
         return {
             "checkpoint": f"{self.checkpoints.folder.url}/{name}",
             "weights_sha256": self.checkpoints.checksum(name),
             "unsent": unsent,
+            **best,
         }
-
-    def _open_journal(self) -> None:
-        job = self.job
-        if self.place.rank or self.journal is not None or job.tracking_uri is None or job.run_id is None:
-            return
-        local = job.folder.local
-        folder = Path(tempfile.mkdtemp(prefix="mim-ray-")) if local is None else local
-        self.journal = Journal(folder / "journal", job.tracking_uri, job.run_id, self._carried)
 
     def _newest(self) -> str | None:
         self.checkpoints.sweep()
@@ -178,7 +190,8 @@ class Logbook:
         state = {
             "skipped": sorted(self.skipped),
             "window": self.window,
-            "pending": self.journal.pending() if self.journal else [],
+            "pending": self.reporter.pending(),
+            "best": self.best,
             "pieces": stepper.pieces,
             "workers": self.place.world,
         }
@@ -199,11 +212,40 @@ class Logbook:
             "speed/data_wait": (self.loader.waited_seconds - self._began_waiting) / seconds,
             "memory/gigabytes": used_gigabytes(self.place.device),
         }
-        if self.place.rank == 0:
-            if self.journal is not None:
-                self.journal.log(done, self.last)
-            self.place.tell({"step": done, "steps": self.plan.steps, **self.last})
+        self.reporter.numbers(done, self.last)
+        self.reporter.progress(done, self.plan.steps, self.last)
+        self.last |= self._seen
         self._start_watch(done)
+
+    def _looks(self, done: int) -> bool:
+        """Whether the run is looked at after this step."""
+        every = self.run.eval.every_epochs
+        if every is None:
+            return False
+        return done == self.plan.steps or done % max(1, round(every * self.plan.steps_per_epoch)) == 0
+
+    def _look(self, stepper: Stepper, done: int) -> None:
+        began = time.monotonic()
+        with stepper.precision():
+            self._seen = self.onlooker.look(stepper.model)
+        wrong = alarms(self._seen)
+        self.last |= self._seen
+        if self.place.rank == 0:
+            for words in wrong:
+                logger.warning("step %d: %s", done, words)
+            self.reporter.numbers(done, {**self._seen, "collapse/alarms": len(wrong)})
+            if self.run.eval.pictures:
+                self.reporter.picture(done, "views", lambda path: self.onlooker.draw(stepper.model, path))
+        metric = self.run.checkpoint.best
+        if done and metric in self._seen:
+            value = self._seen[metric] * (1 if metric.startswith("eval/") else -1)
+            if self.best is None or value > self.best.value:
+                self._set_best((value, done))
+        self._began += time.monotonic() - began
+
+    def _set_best(self, best: Any) -> None:
+        self.best = None if best is None else Best(*best)
+        self.checkpoints.best = None if self.best is None else name_of(self.best.step)
 
     def _start_watch(self, done: int) -> None:
         self._began, self._began_at = time.monotonic(), done

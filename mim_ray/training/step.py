@@ -101,7 +101,7 @@ class Stepper:
         cut = pieces_of(rows[self.place.rank], self.pieces)
         against: list[list[Against]] = [[] for _ in cut]
         if self.model.compares_with_the_batch:
-            with world.dividing(rows), self._precision():
+            with world.dividing(rows), self.precision():
                 against = self.model.compared_with(batch.crops, batch.position, cut)
         total: Measured | None = None
         for number, piece in enumerate(cut):
@@ -123,10 +123,10 @@ class Stepper:
     def _measured(
         self, crops: tuple[Tensor, ...], position: Tensor, labels: Tensor | None, against: Sequence[Against]
     ) -> Measured:
-        with self._precision():
+        with self.precision():
             return self._stepped(crops, position, labels, against)  # type: ignore[no-any-return]
 
-    def _precision(self) -> AbstractContextManager[object]:
+    def precision(self) -> AbstractContextManager[object]:
         return torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.bf16)
 
     def _quietly(self, quiet: bool) -> AbstractContextManager[object]:

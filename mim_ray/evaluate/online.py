@@ -1,0 +1,90 @@
+"""A run looked at while it goes on: do neighbours share a class, do features collapse, what is painted."""
+
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mim_ray.data.loader import Loader
+from mim_ray.evaluate.features import Features, evaluating, features_of, few_pictures
+from mim_ray.evaluate.knn import knn
+from mim_ray.evaluate.pictures import save_sheet
+from mim_ray.run import Run
+from mim_ray.siamese import Siamese
+from mim_ray.transforms.crop import CenterCrop
+
+COLLAPSED_SPREAD = 0.05
+ALIKE_PATCHES = 0.99
+
+
+class Onlooker:
+    """Takes the same pictures every time; all workers look together."""
+
+    def __init__(self, run: Run, device: torch.device) -> None:
+        self.run, self.device = run, device
+
+    def look(self, model: Siamese) -> dict[str, float]:
+        train = self._features(model, self._train)
+        seen = train if self._val is None else self._features(model, self._val)
+        found = {"collapse/feature_spread": spread_of(seen.pooled), "collapse/patch_similarity": seen.similarity}
+        if train.labels is not None and seen.labels is not None and len(train.labels) > 1:
+            score = knn(
+                seen.pooled,
+                seen.labels,
+                train.pooled,
+                train.labels,
+                neighbours=self.run.eval.neighbours,
+                temperature=self.run.eval.temperature,
+                leave_one_out=seen is train,
+            )
+            found |= {"eval/knn_top1": score.top1, "eval/knn_top5": score.top5}
+        return found
+
+    def draw(self, model: Siamese, path: Path) -> None:
+        """The first pictures, as the method shows and paints them."""
+        loader = self._val or self._train
+        batch = next(loader.batches(0, 1))
+        few = slice(min(self.run.eval.pictures, len(batch.samples)))
+        crops = (batch.crops[0][few],) * self.run.method.crops
+        with evaluating(model):
+            save_sheet(model, crops, batch.position[few], path)
+
+    def _features(self, model: Siamese, loader: Loader) -> Features:
+        with evaluating(model):
+            return features_of(model.online.encoder, model.normalise, loader, self.run.pool)
+
+    @cached_property
+    def _train(self) -> Loader:
+        assert self.run.data.train is not None
+        return self._pictures(self.run.data.train)
+
+    @cached_property
+    def _val(self) -> Loader | None:
+        return None if self.run.data.val is None else self._pictures(self.run.data.val)
+
+    def _pictures(self, path: str) -> Loader:
+        run = self.run
+        return few_pictures(
+            path,
+            run.eval.most,
+            CenterCrop(size=run.data.crop.size, share=run.eval.share),
+            device=self.device,
+            backend=run.data.backend,
+            stage=run.data.stage,
+        )
+
+
+def spread_of(features: Tensor) -> float:
+    """Deviation of features of unit length: 1 if they point everywhere, 0 if all pictures look alike."""
+    return float(features.std(0).mean() * features.shape[1] ** 0.5)
+
+
+def alarms(found: dict[str, float]) -> list[str]:
+    """What is wrong, in words."""
+    words = []
+    if found.get("collapse/feature_spread", 1.0) < COLLAPSED_SPREAD:
+        words.append(f"all pictures look alike to the encoder (spread {found['collapse/feature_spread']:.4f})")
+    if found.get("collapse/patch_similarity", 0.0) > ALIKE_PATCHES:
+        words.append(f"all patches of a picture look alike ({found['collapse/patch_similarity']:.4f})")
+    return words

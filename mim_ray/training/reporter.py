@@ -1,0 +1,107 @@
+"""What a run tells: whoever launched it, and MLflow through the journal. Only the first worker talks."""
+
+import logging
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from mim_ray.models import Card, save_encoder
+from mim_ray.run import Run
+from mim_ray.siamese import Siamese
+from mim_ray.storage import Folder
+from mim_ray.tracking.journal import Journal
+from mim_ray.tracking.run import End
+from mim_ray.tracking.spool import Record
+from mim_ray.tracking.system import System
+from mim_ray.training.checkpoint import WHOLE, at_hand
+from mim_ray.training.job import Job
+from mim_ray.training.meters import Row
+from mim_ray.training.place import Place
+
+logger = logging.getLogger("mim_ray.training")
+CHECKPOINTS = "checkpoints/"
+SLOTS = (f"{CHECKPOINTS}a", f"{CHECKPOINTS}b")
+"""Where checkpoints lie in MLflow, in turn: one is whole while the other is being sent."""
+
+
+class Reporter:
+    def __init__(self, job: Job, run: Run, place: Place) -> None:
+        self.job, self.run, self.place = job, run, place
+        self.journal: Journal | None = None
+        self._system: System | None = None
+        self._sent_checkpoints = 0
+
+    def open(self, carried: list[Record]) -> None:
+        """`carried`: what MLflow had not confirmed when the checkpoint was made."""
+        job = self.job
+        if self.place.rank or self.journal is not None or job.tracking_uri is None or job.run_id is None:
+            return
+        local = job.folder.local
+        folder = (Path(tempfile.mkdtemp(prefix="mim-ray-")) if local is None else local) / "journal"
+        self.journal = Journal(folder, job.tracking_uri, job.run_id, carried)
+        self._system = System(folder)
+        if self.run.checkpoint.to_mlflow:
+            self._file("run.json", "", lambda path: path.write_text(job.as_json()))
+
+    def progress(self, step: int, steps: int, row: Row) -> None:
+        self.place.tell({"step": step, "steps": steps, **row})
+
+    def numbers(self, step: int, row: Row) -> None:
+        if self.journal is not None and self._system is not None:
+            self.journal.log(step, row | self._system.read())
+
+    def picture(self, step: int, name: str, draw: Callable[[Path], object]) -> None:
+        if self.journal is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, f"{name}.png")
+                draw(path)
+                self.journal.picture(step, path, name)
+
+    def checkpoint(self, folder: Folder) -> None:
+        """A copy for MLflow, unless the one before is still on its way there."""
+        if self.journal is None or not self.run.checkpoint.to_mlflow:
+            return
+        if self.journal.has_unsent_files(CHECKPOINTS):
+            logger.warning("a checkpoint is not sent to MLflow: the one before has not arrived")
+            return
+        slot = SLOTS[self._sent_checkpoints % len(SLOTS)]
+        self._sent_checkpoints += 1
+        with at_hand(folder) as files:
+            for path in sorted(files.iterdir(), key=lambda path: path.name == WHOLE):
+                self.journal.file(path, slot)
+
+    def model(self, model: Siamese, steps: int, metrics: Row, weights: Folder) -> None:
+        """The encoder with its card, and the whole method as it was checkpointed."""
+        if self.journal is None:
+            return
+        job, run = self.job, self.run
+        card = Card(
+            method=job.method,
+            overrides=dict(job.overrides),
+            steps=steps,
+            dataset=str(run.data.train),
+            run_id=job.run_id,
+            metrics=metrics,
+            mim_ray=version("mim_ray"),
+        )
+        with tempfile.TemporaryDirectory() as aside:
+            save_encoder(model, card, Path(aside))
+            for path in sorted(Path(aside).iterdir()):
+                self.journal.file(path, "encoder")
+        self._file("run.json", "model", lambda path: path.write_text(job.as_json()))
+        with at_hand(weights) as files:
+            self.journal.file(files / "weights.safetensors", "model")
+
+    def pending(self) -> list[Record]:
+        return self.journal.pending() if self.journal else []
+
+    def close(self, status: End, patience_seconds: float) -> int:
+        """How many records MLflow could not be given."""
+        return self.journal.close(status, patience_seconds) if self.journal else 0
+
+    def _file(self, name: str, to: str, write: Callable[[Path], object]) -> None:
+        assert self.journal is not None
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder, name))
+            self.journal.file(Path(folder, name), to)

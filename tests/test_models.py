@@ -1,0 +1,117 @@
+"""A trained encoder, from the end of a run back into a notebook; and a run whose folder is lost."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+import mim_ray
+from mim_ray.errors import Failure, Mistake
+from mim_ray.evaluate.features import pooled
+from mim_ray.methods import resolved
+from mim_ray.models import Card, load, save_encoder
+from mim_ray.views import View
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
+WORDS: dict[str, object] = {
+    "encoder": "micro", "method.measure.head": "linear", "data.train": "sample:shapes:n=48", "batch": 24,
+    "epochs": 5, "tracking.every_steps": 2, "checkpoint.every_steps": 2, "eval.every_epochs": 1, "workers": 0,
+    "method.encoder.hidden": "replace", "precision": "fp32",
+}  # fmt: skip
+PICTURES = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MIM_RAY_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def trained(name: str, **changes: object) -> dict[str, Any]:
+    return mim_ray.train("mae", {**WORDS, "name": name, **{k.replace("__", "."): v for k, v in changes.items()}})
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("mae", {"encoder": "micro"}),
+        ("simmim", {"encoder": "micro"}),
+        ("mocov3", {"encoder": "micro", "eval.pool": "class"}),
+        ("a2mim_r50", {"encoder": "resnet18", "data.crop.size": "32,32", "method.encoder.stem": "small",
+                       "method.encoder.patch": 8, "method.t1.mask.block": 8}),
+    ],
+)  # fmt: skip
+def test_an_encoder_comes_back_as_it_was(method: str, changes: dict[str, object], tmp_path: Path) -> None:
+    run = resolved(method, changes)
+    model = run.method.build((32, 32)).eval()
+    words = {path: str(value) for path, value in changes.items()}
+    card = Card(method=method, overrides=words, steps=3, dataset="shapes", metrics={}, mim_ray="0")
+    save_encoder(model, card, tmp_path)
+    again = load(tmp_path)
+    with torch.no_grad():
+        tokens = model.online.encoder(View(model.normalise(PICTURES), None))
+        torch.testing.assert_close(again(PICTURES), pooled(tokens, run.pool))
+        torch.testing.assert_close(again.forward_features(PICTURES)[:, 1:], tokens.patches)
+    assert again.card == card
+
+
+def test_a_run_leaves_its_encoder_in_the_registry_and_its_best_checkpoint(here: Path) -> None:
+    found = trained("first", tracking__model="mim-encoder")
+    assert (found["unsent"], found["model"]) == (0, "mim-encoder/1")
+    by_name, by_run, by_id = load("mim-encoder/1"), load("first"), load(found["run_id"])
+    MlflowClient(f"sqlite:///{here}/mlflow.db").set_registered_model_alias("mim-encoder", "champion", "1")
+    by_alias = load("mim-encoder@champion")
+    for each in (by_run, by_id, by_alias):
+        assert torch.equal(each(PICTURES), by_name(PICTURES))
+    assert by_name.card.metrics["eval/knn_top1"] == found["metrics"]["eval/knn_top1"]
+    client = MlflowClient(f"sqlite:///{here}/mlflow.db")
+    history = client.get_metric_history(found["run_id"], "eval/knn_top1")
+    assert [point.step for point in history] == [0, 2, 4, 6, 8, 10]
+    best = max((point for point in history if point.step), key=lambda point: (point.value, -point.step))
+    kept = sorted(path.name for path in Path(found["checkpoint"]).parent.iterdir())
+    assert kept == sorted({f"step-{best.step:09}", "step-000000008", "step-000000010"})
+    assert found["best"].endswith(f"step-{best.step:09}")
+    metrics = client.get_run(found["run_id"]).data.metrics
+    assert {"collapse/feature_spread", "collapse/alarms", "system/cpu_utilization_percentage"} <= set(metrics)
+    pictures = [item.path for item in client.list_artifacts(found["run_id"], "pictures/views")]
+    assert pictures == [f"pictures/views/{step:09}.png" for step in (0, 2, 4, 6, 8, 10)]
+    again = mim_ray.train(resume="first")
+    assert again["model"] == "mim-encoder/1"
+
+
+def test_a_run_goes_on_from_mlflow_where_its_folder_is_lost(here: Path) -> None:
+    whole = trained("whole", eval__every_epochs=None)
+    cut = trained("lost", eval__every_epochs=None, checkpoint__to_mlflow=True)
+    assert cut["weights_sha256"] == whole["weights_sha256"]
+    shutil.rmtree(here / "runs" / "lost")
+    again = mim_ray.train(resume="lost")
+    assert again["weights_sha256"] == whole["weights_sha256"]
+    assert again["run_id"] == cut["run_id"]
+    client = MlflowClient(f"sqlite:///{here}/mlflow.db")
+    history = client.get_metric_history(cut["run_id"], "train/loss")
+    assert [point.step for point in history] == [2, 4, 6, 8, 10]
+
+
+def test_what_is_no_model_is_said(here: Path) -> None:
+    with pytest.raises(Mistake, match="no model 'nix'"):
+        load("nix")
+    with pytest.raises(Failure, match="nix"):
+        load("nix@champion")
+    (here / "torn").mkdir()
+    (here / "torn" / "encoder.json").write_text(json.dumps({}))
+    with pytest.raises(Failure, match="holds no encoder that can be read"):
+        load(here / "torn")
+
+
+@pytest.mark.parametrize("path", ["tracking.uri", "storage", "data.train"])
+def test_a_password_is_not_written_down(path: str, here: Path) -> None:
+    with pytest.raises(Mistake, match=f"^{path}: expected no password") as refusal:
+        trained("open", **{path: "http://me:secret@host/x"})
+    assert "secret@" not in str(refusal.value)
+    assert not (here / "runs").exists()
