@@ -25,7 +25,7 @@ class Features(NamedTuple):
     """Of n pictures, in the order of the set."""
 
     pooled: Tensor
-    """(n, D), of unit length."""
+    """(n, D)."""
     labels: Tensor | None
     """(n,)."""
     similarity: float
@@ -78,7 +78,7 @@ def features_of(encoder: EncoderModule, normalise: nn.Module, loader: Loader, po
     for batch in loader.epoch():
         if len(batch.samples):
             tokens = encoder(View(normalise(batch.crops[0]), None))
-            row = batch.samples, F.normalize(pooled(tokens, pool).float()), likeness(tokens.patches), batch.labels
+            row = batch.samples, pooled(tokens, pool).float(), likeness(tokens.patches), batch.labels
             parts.append(tuple(part if part is None else part.cpu() for part in row))  # type: ignore[arg-type]
     every = [part for parts_of_one in gathered_objects(parts) for part in parts_of_one]
     order = torch.cat([part[0] for part in every]).argsort()

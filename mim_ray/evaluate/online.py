@@ -4,6 +4,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mim_ray.data.loader import Loader
@@ -27,12 +28,13 @@ class Onlooker:
     def look(self, model: Siamese) -> dict[str, float]:
         train = self._features(model, self._train)
         seen = train if self._val is None else self._features(model, self._val)
-        found = {"collapse/feature_spread": spread_of(seen.pooled), "collapse/patch_similarity": seen.similarity}
+        bank, queries = F.normalize(train.pooled), F.normalize(seen.pooled)
+        found = {"collapse/feature_spread": spread_of(queries), "collapse/patch_similarity": seen.similarity}
         if train.labels is not None and seen.labels is not None and len(train.labels) > 1:
             score = knn(
-                seen.pooled,
+                queries,
                 seen.labels,
-                train.pooled,
+                bank,
                 train.labels,
                 neighbours=self.run.eval.neighbours,
                 temperature=self.run.eval.temperature,
