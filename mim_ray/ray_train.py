@@ -1,5 +1,6 @@
 """The door to Ray Train: the workers of a run on a cluster, restarted until it is done."""
 
+import logging
 import os
 import threading
 import time
@@ -11,6 +12,7 @@ import ray
 import ray.train.torch
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mim_ray.board import Board
 from mim_ray.errors import Failure, Mistake
@@ -21,7 +23,11 @@ from mim_ray.training.live import Live
 from mim_ray.training.place import Notice, Place
 from mim_ray.training.worker import work
 
+logger = logging.getLogger("mim_ray")
 LOOK_SECONDS = 0.3
+RESIZE_SECONDS = 30.0
+"""How often an elastic run looks for room to grow; to grow is to go on from the last checkpoint."""
+
 LAST_WORD_SECONDS = 60.0
 """How long a run that is asked to stop may take for its checkpoint."""
 
@@ -31,7 +37,7 @@ def on_ray(job: Job, address: str | None) -> dict[str, Any]:
     with connected(address):
         needed = resources_of_a_worker(run)
         check_room(run, needed)
-        board = ray.remote(num_cpus=0)(Board).remote()
+        board = _board()
         trainer = TorchTrainer(
             _work,
             train_loop_config={"job": job._asdict(), "board": board},
@@ -40,6 +46,7 @@ def on_ray(job: Job, address: str | None) -> dict[str, Any]:
                 num_workers=run.least_workers if ":" not in run.workers else (run.least_workers, run.most_workers),
                 use_gpu=bool(needed.get("GPU")),
                 resources_per_worker=needed,
+                elastic_resize_monitor_interval_s=RESIZE_SECONDS,
             ),
             run_config=RunConfig(
                 name=f"attempt-{int(time.time() * 1000)}",
@@ -62,6 +69,8 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     if ray.get(board.refusal.remote()) is not None:
         return {}
     context = ray.train.get_context()
+    if context.get_world_rank() == 0 and (words := ray.get(board.begins.remote(context.get_world_size()))):
+        raise Failure(words)
     place = Place(
         rank=context.get_world_rank(),
         world=context.get_world_size(),
@@ -70,6 +79,8 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
         notice=_Ear(board),
         tell=lambda numbers: board.tell.remote({**numbers, "workers": context.get_world_size()}),
     )
+    voice = _Voice(board)
+    logger.addHandler(voice)
     try:
         return work(Job(**config["job"]), place)
     except (Mistake, Failure) as error:
@@ -78,6 +89,25 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:
         ray.get(board.failed.remote(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
         raise
+    finally:
+        logger.removeHandler(voice)
+
+
+def _board() -> Any:
+    """Beside whoever launches, for any other node may go."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+
+
+class _Voice(logging.Handler):
+    """Carries the warnings of a worker to whoever launched it."""
+
+    def __init__(self, board: Any) -> None:
+        super().__init__(logging.WARNING)
+        self._board = board
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._board.say.remote(record.getMessage())
 
 
 class _Ear:
@@ -111,6 +141,8 @@ def _fitted(trainer: TorchTrainer, board: Any, run: Run) -> dict[str, Any]:
         patience = LAST_WORD_SECONDS
         while thread.is_alive():
             thread.join(LOOK_SECONDS)
+            for words in ray.get(board.news.remote()):
+                logger.warning(words)
             if numbers := ray.get(board.heard.remote()):
                 live.tell(numbers)
             if asked:
