@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mim_ray.board import Board
 from mim_ray.errors import Failure, Mistake
+from mim_ray.ray_room import check_room, resources_of_a_worker
 from mim_ray.run import Run
 from mim_ray.training.asked import asking
 from mim_ray.training.job import Job
@@ -25,7 +26,7 @@ from mim_ray.training.worker import work
 
 logger = logging.getLogger("mim_ray")
 LOOK_SECONDS = 0.3
-RESIZE_SECONDS = 30.0
+RESIZE_SECONDS = 60.0
 """How often an elastic run looks for room to grow; to grow is to go on from the last checkpoint."""
 
 LAST_WORD_SECONDS = 60.0
@@ -176,49 +177,6 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def resources_of_a_worker(run: Run) -> dict[str, float]:
-    """What one worker takes; GPUs by themselves where the cluster has them."""
-    there = ray.cluster_resources()
-    gpus = run.gpus_per_worker
-    if gpus is None:
-        gpus = 1.0 if there.get("GPU") or (_most() or {}).get("GPU") else 0.0
-    cpus = run.cpus_per_worker
-    if cpus is None:
-        cpus = 1 if _most() else max(1, int(there.get("CPU", 1)) // run.most_workers)
-    needed: dict[str, float] = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
-    for item in run.resources:
-        name, _, amount = item.partition(":")
-        try:
-            needed[name] = float(amount or 1)
-        except ValueError:
-            raise Mistake(f"resources={item}: expected NAME:AMOUNT, as in a100:1") from None
-    return needed
-
-
-def check_room(run: Run, needed: dict[str, float]) -> None:
-    """Refuses what the cluster could never give, for Ray would wait for ever."""
-    there = dict(ray.cluster_resources())
-    most = {**there, **{name: max(amount, there.get(name, 0)) for name, amount in (_most() or {}).items()}}
-    short = {name: amount * run.least_workers for name, amount in needed.items()}
-    short = {name: amount for name, amount in short.items() if amount > most.get(name, 0)}
-    if short:
-        asked = ", ".join(f"{amount:g} {name}" for name, amount in short.items())
-        has = ", ".join(f"{most.get(name, 0):g} {name}" for name in short)
-        raise Mistake(
-            f"workers={run.workers}: {run.least_workers} workers need {asked} and the cluster has {has} at most: "
-            "lower workers=, cpus_per_worker= or gpus_per_worker="
-        )
-
-
-def _most() -> dict[str, float] | None:
-    """What an autoscaling cluster may grow to; None: it does not grow."""
-    try:
-        most: dict[str, float] | None = ray._private.state.state.get_max_resources_from_cluster_config()
-        return most
-    except Exception:  # a private word of Ray's, which may go
-        return None
 
 
 def _place_for_ray(job: Job) -> str:
