@@ -12,7 +12,7 @@ class Board:
         self._stop = False
         self._refusal: tuple[str, str] | None = None
         self._words: dict[str, bool] = {}
-        self._place: tuple[float, int] = (-1, 0)
+        self._place: tuple[float, int] | None = None
         self._losses, self._last_words = 0, "its processes ended without a word"
 
     def tell(self, numbers: dict[str, float]) -> None:
@@ -34,12 +34,13 @@ class Board:
     def begins(self, workers: int) -> str | None:
         """Told by the first worker whenever a group of workers begins. A restart may mend what ended the group
         before, an exception or a process that died, unless that happens again and again at the same place."""
-        place = (self._numbers.get("step", -1), workers)
-        self._losses = self._losses + 1 if place == self._place else 0
+        place = (self._numbers.get("step", 0), workers)
+        if self._place is not None:
+            self._losses = self._losses + 1 if place == self._place else 1
         self._place = place
         if self._losses < FRUITLESS:
             return None
-        self.refuse("Failure", f"lost {FRUITLESS} times in a row at step {max(0, place[0]):.0f}: {self._last_words}")
+        self.refuse("Failure", f"lost {FRUITLESS} times in a row at step {place[0]:.0f}: {self._last_words}")
         return self._last_words
 
     def failed(self, words: str) -> None:

@@ -19,7 +19,7 @@ from tests.training.runs import SMALL, job_at, worked
 
 pytestmark = pytest.mark.timeout(1200)
 SECONDS = 400.0
-WORDS = {**SMALL, "steps": 24, "checkpoint.every_steps": 4, "workers": 2, "cpus_per_worker": 1}
+WORDS = {**SMALL, "steps": 60, "checkpoint.every_steps": 4, "workers": 2, "cpus_per_worker": 1}
 
 EAGER = """
 from mim_ray import cli, ray_train
@@ -27,6 +27,21 @@ ray_train.RESIZE_SECONDS = 1.0
 cli.main()
 """
 """`mim-ray`, but for how long it waits before it grows."""
+
+LACKING = """
+from mim_ray import cli, ray_train
+work = ray_train._work
+
+def work_without_data(config):
+    import ray.train
+    if ray.train.get_context().get_world_rank() == 1:
+        config["job"]["overrides"]["data.train"] = "/nowhere/at/all.beton"
+    return work(config)
+
+ray_train._work = work_without_data
+cli.main()
+"""
+"""`mim-ray`, but for a second worker whose machine lacks the dataset."""
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +98,13 @@ def test_nodes_come_for_a_run_and_one_of_them_is_lost(
     nodes = cluster.worker_nodes()
     assert len(nodes) == 2
     processes.send(min(nodes.values()), signal.SIGKILL)
+    until(lambda: len(nodes.keys() | cluster.worker_nodes().keys()) == 3, driver)
     said, log = driver.communicate(timeout=SECONDS)
     assert json.loads(said)["status"] == "SUCCEEDED", log
-    result = json.loads(log[log.rindex('{\n  "run_id"') :])
+    result = next(json.loads(line) for line in log.splitlines() if line.startswith('{"run_id"'))
     plain = worked(job_at(tmp_path / "plain", "rmae", {**WORDS, "storage": str(tmp_path / "plain")}), world=2)
     assert result["weights_sha256"] == plain.result["weights_sha256"]
-    assert (result["steps"], result["metrics"]["train/loss"]) == (24, plain.losses[24])
+    assert (result["steps"], result["metrics"]["train/loss"]) == (60, plain.losses[60])
 
 
 def test_a_run_shrinks_and_grows_with_the_cluster(
@@ -114,15 +130,24 @@ def test_a_run_shrinks_and_grows_with_the_cluster(
     assert list(losses.values()) == pytest.approx(list(plain.losses.values()), rel=2e-3)
 
 
-def test_a_dataset_that_no_node_has_ends_the_run_in_words(
+def test_a_dataset_that_one_node_lacks_ends_the_run_in_words(
     start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
 ) -> None:
-    words = words_of(tmp_path, "lacking", **{"data.train": "/nowhere/at/all.beton"})
-    driver = start("-m", "mim_ray", "train", "mae", *words, "--no-track")
+    driver = start("-c", LACKING, "train", "mae", *words_of(tmp_path, "lacking"), "--no-track")
     _, log = driver.communicate(timeout=SECONDS)
     assert driver.returncode == 2, log
     assert "/nowhere/at/all.beton is not a file" in log.splitlines()[-1]
-    assert "(worker " in log.splitlines()[-1]
+    assert "(worker 1 of 2, on " in log.splitlines()[-1]
+
+
+def test_more_than_the_cluster_can_grow_to_is_said_and_not_waited_for(
+    start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
+) -> None:
+    driver = start("-m", "mim_ray", "train", "mae", *words_of(tmp_path, "large", workers=3), "--no-track")
+    _, log = driver.communicate(timeout=SECONDS)
+    assert driver.returncode == 2, log
+    assert "workers=3: 3 workers need 3 CPU and the cluster has " in log.splitlines()[-1]
+    assert "and cannot grow to that: lower" in log.splitlines()[-1]
 
 
 def test_all_nodes_go_when_nothing_runs(cluster: FakeCluster) -> None:
