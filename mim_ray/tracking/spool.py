@@ -1,9 +1,9 @@
 """A run's log as a folder: everything ever logged, in order, and how much of it the server has.
 
 `metrics.jsonl` is only ever appended to, so a killed process loses nothing that it handed to the system, and what
-is still to be sent is the rest of the file behind the offset in `sent.json`. There is no other queue; only while the
-disk takes nothing, entries wait in memory. A kill loses none of these either: a checkpoint holds them (`unsent`), or
-the run goes on from an earlier one and logs them again.
+is still to be sent is the rest of the file behind the offset in `sent.json`. There is no other queue; only while
+the disk takes nothing, entries wait in memory. A kill loses none of these either: a checkpoint holds them, or the
+run goes on from an earlier one and logs them again.
 """
 
 import json

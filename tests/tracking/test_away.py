@@ -16,7 +16,10 @@ from mim_ray.training import logbook
 from mim_ray.training.live import Live
 from mim_ray.training.place import Numbers
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # MLflow's own
+    pytest.mark.timeout(900),
+]
 STEPS = 12
 SMALL: dict[str, object] = {
     "encoder": "micro",
@@ -62,12 +65,16 @@ def losses(uri: str, run_id: str) -> list[int]:
 
 
 def test_the_server_comes_back_while_the_run_trains_and_again_after_it(
-    server: Server, at: dict[int, Callable[[], None]], caplog: pytest.LogCaptureFixture
+    server: Server,
+    at: dict[int, Callable[[], None]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def return_whole() -> None:
         server.start()
         server.wait()
 
+    monkeypatch.setattr(logbook, "PATIENCE_SECONDS", 400.0)
     at |= {3: server.kill, 6: return_whole, 8: server.kill, STEPS: server.start}
     result = train("mae", {**SMALL, "tracking.uri": server.uri})
     assert (result["steps"], result["unsent"]) == (STEPS, 0)
@@ -104,7 +111,7 @@ def test_a_server_that_never_comes_back_is_said_and_costs_nothing(
     assert "the run goes on, and what it logs is kept" in caplog.text
     server.start()
     server.wait()
-    monkeypatch.setattr(logbook, "PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr(logbook, "PATIENCE_SECONDS", 400.0)
     assert train(resume="run")["unsent"] == 0
     assert losses(server.uri, result["run_id"]) == list(range(1, STEPS + 1))
     assert MlflowClient(server.uri).get_run(result["run_id"]).info.status == "FINISHED"

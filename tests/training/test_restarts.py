@@ -63,7 +63,9 @@ def samples_in(file: Path) -> dict[int, list[int]]:
 
 
 def test_ten_kills_at_any_moment_lose_and_repeat_nothing(tmp_path: Path) -> None:
-    whole = worked(job_at(tmp_path / "whole", "rmae", LONG), prepare=partial(keep_samples, tmp_path / "whole.seen"))
+    whole = worked(
+        job_at(tmp_path / "whole", "rmae", LONG), prepare=partial(keep_samples, tmp_path / "whole.seen")
+    )
     assert whole.code == 0, whole.said
     draws = random.Random(4)
     job, keep = job_at(tmp_path / "killed", "rmae", LONG), partial(keep_samples, tmp_path / "killed.seen")
