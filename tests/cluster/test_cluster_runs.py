@@ -22,11 +22,13 @@ SECONDS = 400.0
 WORDS = {**SMALL, "steps": 60, "checkpoint.every_steps": 4, "workers": 2, "cpus_per_worker": 1}
 
 EAGER = """
+import os
+os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "10"
 from mim_ray import cli, ray_train
 ray_train.RESIZE_SECONDS = 1.0
 cli.main()
 """
-"""`mim-ray`, but for how long it waits before it grows."""
+"""`mim-ray`, but for how long it waits before it grows, and for a node that is lost."""
 
 LACKING = """
 from mim_ray import cli, ray_train
@@ -114,9 +116,14 @@ def test_a_run_shrinks_and_grows_with_the_cluster(
     words = words_of(tmp_path, "elastic", workers="1:2", steps=5000)
     uri = f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
     driver, run = start("-c", EAGER, "train", "rmae", *words, uri, "--json"), tmp_path / "elastic"
-    until(lambda: newest(run)[1] == 2 and newest(run)[0] > 0, driver)
-    processes.send(min(cluster.worker_nodes().values()), signal.SIGKILL)
-    until(lambda: newest(run)[1] == 1, driver)
+    until(lambda: newest(run)[1] == 2, driver)
+    (monitor,) = (one for one in cluster.processes() if "v2/monitor.py" in processes.title(one))
+    processes.send(monitor, signal.SIGSTOP)  # or another node would be there at once
+    try:
+        processes.send(min(cluster.worker_nodes().values()), signal.SIGKILL)
+        until(lambda: newest(run)[1] == 1, driver)
+    finally:
+        processes.send(monitor, signal.SIGCONT)
     until(lambda: newest(run)[1] == 2, driver)
     driver.send_signal(signal.SIGTERM)
     _, log = driver.communicate(timeout=SECONDS)
