@@ -29,6 +29,9 @@ LOOK_SECONDS = 0.3
 RESIZE_SECONDS = 60.0
 """How often an elastic run looks for room to grow; to grow is to go on from the last checkpoint."""
 
+SHRINK_SECONDS = "20"
+"""How long an elastic run waits for a node that it thinks is there, before it goes on with fewer."""
+
 LAST_WORD_SECONDS = 60.0
 """How long a run that is asked to stop may take for its checkpoint."""
 
@@ -39,6 +42,8 @@ def on_ray(job: Job, address: str | None) -> dict[str, Any]:
         needed = resources_of_a_worker(run)
         check_room(run, needed)
         board = _board()
+        if run.least_workers < run.most_workers:
+            os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", SHRINK_SECONDS)
         trainer = TorchTrainer(
             _work,
             train_loop_config={"job": job._asdict(), "board": board},
