@@ -35,7 +35,8 @@ def test_a_run_is_killed_three_times(tmp_path: Path, alone: str) -> None:
     assert min(ended.losses) == 7
 
 
-KILLS, LONG = 10, {"steps": 48, "checkpoint.every_steps": 5}
+KILLS = 10
+LONG: dict[str, object] = {"steps": 48, "checkpoint.every_steps": 5}
 
 
 def die_in(seconds: float) -> None:
