@@ -1,7 +1,7 @@
 """Workers and whoever launched them leave word for each other here; an actor that imports nothing."""
 
 FRUITLESS = 6
-"""How often in a row a run may fail at the same step before it is given up."""
+"""How often in a row a run may be lost at the same step before it is given up."""
 
 
 class Board:
@@ -11,7 +11,9 @@ class Board:
         self._numbers: dict[str, float] = {}
         self._stop = False
         self._refusal: tuple[str, str] | None = None
-        self._failures: list[tuple[float, str]] = []
+        self._words: dict[str, bool] = {}
+        self._place: tuple[float, int] | None = None
+        self._losses, self._last_words = 0, "its processes ended without a word"
 
     def tell(self, numbers: dict[str, float]) -> None:
         self._numbers = numbers
@@ -29,12 +31,31 @@ class Board:
         """Something that no restart would mend."""
         self._refusal = self._refusal or (kind, words)
 
+    def begins(self, workers: int) -> str | None:
+        """Told by the first worker whenever a group of workers begins. A restart may mend what ended the group
+        before, an exception or a process that died, unless that happens again and again at the same place."""
+        place = (self._numbers.get("step", 0), workers)
+        if self._place is not None:
+            self._losses = self._losses + 1 if place == self._place else 1
+        self._place = place
+        if self._losses < FRUITLESS:
+            return None
+        self.refuse("Failure", f"lost {FRUITLESS} times in a row at step {place[0]:.0f}: {self._last_words}")
+        return self._last_words
+
     def failed(self, words: str) -> None:
-        """Something that a restart may mend, unless it happens again and again at the same place."""
-        place = self._numbers.get("step", 0)
-        self._failures = [failure for failure in self._failures if failure[0] == place] + [(place, words)]
-        if len(self._failures) >= FRUITLESS:
-            self.refuse("Failure", f"failed {FRUITLESS} times in a row at step {place:.0f}: {words}")
+        """An exception of a worker; others of its group may only tell that they lost sight of it."""
+        self._last_words = words
+
+    def say(self, words: str) -> None:
+        """A warning of a worker; what several say is said once."""
+        self._words.setdefault(words, True)
+
+    def news(self) -> list[str]:
+        """What was said since the last time."""
+        new = [words for words, is_new in self._words.items() if is_new]
+        self._words |= dict.fromkeys(new, False)
+        return new
 
     def refusal(self) -> tuple[str, str] | None:
         return self._refusal

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import platform
 import re
 import secrets
@@ -22,7 +23,7 @@ from mim_ray.run import Run
 from mim_ray.storage import Folder
 from mim_ray.tracking.registry import fetch, has_artifact, register
 from mim_ray.tracking.run import Dataset, create_run, end_run, find_run, reopen_run, resolved_uri
-from mim_ray.tracking.server import without_secrets
+from mim_ray.tracking.server import Away, without_secrets
 from mim_ray.training.asked import asking
 from mim_ray.training.checkpoint import WHOLE, name_of
 from mim_ray.training.job import Job, job_of
@@ -103,7 +104,8 @@ def begun(method: str, overrides: Mapping[str, object], track: bool, address: st
         raise Mistake(
             f"name={run.name}: {job.folder.url} has a run of that name: resume it with --resume {run.name}"
         )
-    if address is None and ":" not in str(run.data.train) and not Path(str(run.data.train)).exists():
+    here = run.most_workers == 0 or (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
+    if here and ":" not in str(run.data.train) and not Path(str(run.data.train)).exists():
         raise Mistake(
             f"data.train={run.data.train}: no such file: expected a beton (mim-ray data import makes one)"
         )
@@ -146,7 +148,10 @@ def resumed(name: str, method: str | None, overrides: Mapping[str, object]) -> J
     job = job._replace(overrides={**job.overrides, **kept})
     refuse_secrets(job.run)
     if job.tracking_uri is not None and job.run_id is not None:
-        reopen_run(job.tracking_uri, job.run_id)
+        try:
+            reopen_run(job.tracking_uri, job.run_id)
+        except Away as away:
+            logger.warning("%s; the run goes on, and what it logs is kept", away)
     return job
 
 

@@ -1,5 +1,6 @@
 """The door to Ray Train: the workers of a run on a cluster, restarted until it is done."""
 
+import logging
 import os
 import threading
 import time
@@ -11,9 +12,11 @@ import ray
 import ray.train.torch
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mim_ray.board import Board
 from mim_ray.errors import Failure, Mistake
+from mim_ray.ray_room import check_room, resources_of_a_worker
 from mim_ray.run import Run
 from mim_ray.training.asked import asking
 from mim_ray.training.job import Job
@@ -21,7 +24,14 @@ from mim_ray.training.live import Live
 from mim_ray.training.place import Notice, Place
 from mim_ray.training.worker import work
 
+logger = logging.getLogger("mim_ray")
 LOOK_SECONDS = 0.3
+RESIZE_SECONDS = 60.0
+"""How often an elastic run looks for room to grow; to grow is to go on from the last checkpoint."""
+
+SHRINK_SECONDS = "20"
+"""How long an elastic run waits for a node that it thinks is there, before it goes on with fewer."""
+
 LAST_WORD_SECONDS = 60.0
 """How long a run that is asked to stop may take for its checkpoint."""
 
@@ -31,7 +41,9 @@ def on_ray(job: Job, address: str | None) -> dict[str, Any]:
     with connected(address):
         needed = resources_of_a_worker(run)
         check_room(run, needed)
-        board = ray.remote(num_cpus=0)(Board).remote()
+        board = _board()
+        if run.least_workers < run.most_workers:
+            os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", SHRINK_SECONDS)
         trainer = TorchTrainer(
             _work,
             train_loop_config={"job": job._asdict(), "board": board},
@@ -40,6 +52,7 @@ def on_ray(job: Job, address: str | None) -> dict[str, Any]:
                 num_workers=run.least_workers if ":" not in run.workers else (run.least_workers, run.most_workers),
                 use_gpu=bool(needed.get("GPU")),
                 resources_per_worker=needed,
+                elastic_resize_monitor_interval_s=RESIZE_SECONDS,
             ),
             run_config=RunConfig(
                 name=f"attempt-{int(time.time() * 1000)}",
@@ -62,6 +75,8 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     if ray.get(board.refusal.remote()) is not None:
         return {}
     context = ray.train.get_context()
+    if context.get_world_rank() == 0 and (words := ray.get(board.begins.remote(context.get_world_size()))):
+        raise Failure(words)
     place = Place(
         rank=context.get_world_rank(),
         world=context.get_world_size(),
@@ -70,6 +85,8 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
         notice=_Ear(board),
         tell=lambda numbers: board.tell.remote({**numbers, "workers": context.get_world_size()}),
     )
+    voice = _Voice(board)
+    logger.addHandler(voice)
     try:
         return work(Job(**config["job"]), place)
     except (Mistake, Failure) as error:
@@ -78,6 +95,25 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:
         ray.get(board.failed.remote(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
         raise
+    finally:
+        logger.removeHandler(voice)
+
+
+def _board() -> Any:
+    """Beside whoever launches, for any other node may go."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+
+
+class _Voice(logging.Handler):
+    """Carries the warnings of a worker to whoever launched it."""
+
+    def __init__(self, board: Any) -> None:
+        super().__init__(logging.WARNING)
+        self._board = board
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._board.say.remote(record.getMessage())
 
 
 class _Ear:
@@ -111,6 +147,8 @@ def _fitted(trainer: TorchTrainer, board: Any, run: Run) -> dict[str, Any]:
         patience = LAST_WORD_SECONDS
         while thread.is_alive():
             thread.join(LOOK_SECONDS)
+            for words in ray.get(board.news.remote()):
+                logger.warning(words)
             if numbers := ray.get(board.heard.remote()):
                 live.tell(numbers)
             if asked:
@@ -144,49 +182,6 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def resources_of_a_worker(run: Run) -> dict[str, float]:
-    """What one worker takes; GPUs by themselves where the cluster has them."""
-    there = ray.cluster_resources()
-    gpus = run.gpus_per_worker
-    if gpus is None:
-        gpus = 1.0 if there.get("GPU") or (_most() or {}).get("GPU") else 0.0
-    cpus = run.cpus_per_worker
-    if cpus is None:
-        cpus = 1 if _most() else max(1, int(there.get("CPU", 1)) // run.most_workers)
-    needed: dict[str, float] = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
-    for item in run.resources:
-        name, _, amount = item.partition(":")
-        try:
-            needed[name] = float(amount or 1)
-        except ValueError:
-            raise Mistake(f"resources={item}: expected NAME:AMOUNT, as in a100:1") from None
-    return needed
-
-
-def check_room(run: Run, needed: dict[str, float]) -> None:
-    """Refuses what the cluster could never give, for Ray would wait for ever."""
-    there = dict(ray.cluster_resources())
-    most = {**there, **{name: max(amount, there.get(name, 0)) for name, amount in (_most() or {}).items()}}
-    short = {name: amount * run.least_workers for name, amount in needed.items()}
-    short = {name: amount for name, amount in short.items() if amount > most.get(name, 0)}
-    if short:
-        asked = ", ".join(f"{amount:g} {name}" for name, amount in short.items())
-        has = ", ".join(f"{most.get(name, 0):g} {name}" for name in short)
-        raise Mistake(
-            f"workers={run.workers}: {run.least_workers} workers need {asked} and the cluster has {has} at most: "
-            "lower workers=, cpus_per_worker= or gpus_per_worker="
-        )
-
-
-def _most() -> dict[str, float] | None:
-    """What an autoscaling cluster may grow to; None: it does not grow."""
-    try:
-        most: dict[str, float] | None = ray._private.state.state.get_max_resources_from_cluster_config()
-        return most
-    except Exception:  # a private word of Ray's, which may go
-        return None
 
 
 def _place_for_ray(job: Job) -> str:

@@ -8,6 +8,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from mim_ray.errors import Failure, Mistake
 
+PROOF_BYTES = 1 << 16
+
 
 class Folder:
     """Paths are relative to it."""
@@ -42,8 +44,12 @@ class Folder:
             return
         self.local.mkdir(parents=True, exist_ok=True)
         aside = self.local / f".{name}.part"
-        aside.write_bytes(content)
-        aside.replace(self.local / name)
+        try:
+            aside.write_bytes(content)
+            aside.replace(self.local / name)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
 
     def take_in(self, source: Path, name: str, last: str) -> None:
         """A local folder under a name, `source` gone; elsewhere than on a disk the file `last` arrives last."""
@@ -62,8 +68,9 @@ class Folder:
         self.fs.rm(f"{self.root}/{name}", recursive=True)
 
     def prove_writable(self) -> None:
+        """By some bytes, for a full disk still takes a name."""
         try:
-            self.write("written", b"")
+            self.write("written", bytes(PROOF_BYTES))
             self.fs.rm_file(f"{self.root}/written")
         except OSError as error:
             reason = error.strerror or str(error)

@@ -39,7 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"cost", "data", "encoders", "measures", "methods", "run", "siamese", "storage"}
     | {"tracking", "views", "world"},
     "board": set(),
-    "ray_train": {"board", "errors", "run", "training"},
+    "ray_room": {"errors", "run"},
+    "ray_train": {"board", "errors", "ray_room", "run", "training"},
     "launch": BASEMENT | {"data", "methods", "phrases", "ray_train", "run", "storage", "tracking", "training"},
     "spaces": set(),
     "doctor": {"data"},
@@ -75,7 +76,7 @@ DOORS = {
     "numba": ("data/",),
     "llvmlite": ("data/",),
     "timm": ("encoders/", "training/optim.py", "step_bench.py"),
-    "ray": ("ray_train.py", "submit.py", "fake_cluster.py"),
+    "ray": ("ray_train.py", "ray_room.py", "submit.py", "fake_cluster.py"),
     "mlflow": ("tracking/",),
 }
 CORE = (

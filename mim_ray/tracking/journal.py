@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mim_ray.errors import Failure
 from mim_ray.tracking.run import End
 from mim_ray.tracking.sender import Sender, log
 from mim_ray.tracking.spool import Artifact, Record, Spool
@@ -44,13 +45,11 @@ class Journal:
         target = Artifact(number, f"pictures/{name}").target
         if target not in self._pictures:
             self._pictures.add(target)
-            self._spool.add_file(path, number, f"pictures/{name}")
-            self._sender.wake()
+            self._keep_file(path, number, f"pictures/{name}")
 
     def file(self, path: Path, artifact_folder: str = "") -> None:
         """A file as it is now; a later one of the same name takes its place."""
-        self._spool.add_file(path, path.name, artifact_folder)
-        self._sender.wake()
+        self._keep_file(path, path.name, artifact_folder)
 
     def pending(self) -> list[Record]:
         """Metrics that the server has not confirmed, for a checkpoint. Pictures and files stay in the folder."""
@@ -61,6 +60,8 @@ class Journal:
 
     def close(self, status: End = "FINISHED", patience_seconds: float = 60.0) -> int:
         """Sends the rest and ends the run; returns how many records the server does not have."""
+        self._spool.settle()
+        self._sender.wake()
         self._sender.end(status, patience_seconds)
         left = len(self._spool.unsent()) + self._sender.set_aside
         folder = self._spool.folder
@@ -76,6 +77,14 @@ class Journal:
             self._spool.append(Record(step=step, time=time_ms, metrics=new))
             self._remember(step, new)
             self._sender.wake()
+
+    def _keep_file(self, path: Path, name: str, to: str) -> None:
+        """A picture that cannot be kept is left out, in words: no run ends for it."""
+        try:
+            self._spool.add_file(path, name, to)
+        except Failure as failure:
+            log.warning("%s: left out", failure)
+        self._sender.wake()
 
     def _remember(self, step: int, metrics: Mapping[str, float]) -> None:
         for key in metrics:

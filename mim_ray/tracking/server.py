@@ -36,6 +36,10 @@ def connected(uri: str) -> "MlflowClient":
     return MlflowClient(uri)
 
 
+class Away(Failure):
+    """Not reached, or in trouble of its own: at another time it may answer."""
+
+
 @contextmanager
 def needed(uri: str) -> Iterator[None]:
     """Whatever MLflow cannot do in this block is a Failure, for nothing can go on without it."""
@@ -47,7 +51,7 @@ def needed(uri: str) -> Iterator[None]:
         place = without_secrets(uri)
         if status_of(error) is not None:
             raise Failure(f"MLflow at {place} refuses: {reason(error)}") from None
-        raise Failure(
+        raise Away(
             f"MLflow at {place} cannot be reached ({reason(error)}): "
             "start `mlflow server` there, or name another one by tracking.uri= or MLFLOW_TRACKING_URI"
         ) from None

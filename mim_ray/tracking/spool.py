@@ -1,10 +1,13 @@
 """A run's log as a folder: everything ever logged, in order, and how much of it the server has.
 
 `metrics.jsonl` is only ever appended to, so a killed process loses nothing that it handed to the system, and what
-is still to be sent is the rest of the file behind the offset in `sent.json`. There is no other queue.
+is still to be sent is the rest of the file behind the offset in `sent.json`. There is no other queue; only while
+the disk takes nothing, entries wait in memory. A kill loses none of these either: a checkpoint holds them, or the
+run goes on from an earlier one and logs them again.
 """
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,6 +19,8 @@ from typing import NamedTuple, TypedDict
 from mim_ray.errors import Failure
 
 BLOCK = 1 << 16
+
+log = logging.getLogger("mim_ray.tracking")
 
 
 class Record(TypedDict):
@@ -48,6 +53,8 @@ class Spool:
         self._run_id = run_id
         self._log, self._mark = folder / "metrics.jsonl", folder / "sent.json"
         self._appending = Lock()
+        self._waiting: list[Entry] = []
+        self._is_full = False
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._log.touch()
@@ -60,25 +67,38 @@ class Spool:
 
     def append(self, entry: Entry) -> None:
         with self._appending:
-            self._write(entry)
+            self._waiting.append(entry)
+            self._write_what_waits()
+
+    def settle(self) -> None:
+        """What waits in memory goes to the disk, if there is room again."""
+        with self._appending:
+            self._write_what_waits()
 
     def add_file(self, path: Path, name: str, to: str) -> None:
         """Copies a file under a folder named by its place in the log, which no other has."""
         with self._appending:
+            self._write_what_waits()
+            if self._waiting:
+                raise Failure(f"{path} cannot be copied to {self.folder}: it takes nothing more")
             copy = Path("artifacts", str(self._end), name)
             try:
                 (self.folder / copy).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, self.folder / copy)
             except OSError as error:
+                shutil.rmtree((self.folder / copy).parent, ignore_errors=True)
                 raise Failure(f"{path} cannot be copied to {self.folder} ({error.strerror})") from None
-            self._write(Artifact(str(copy), to))
+            self._waiting.append(Artifact(str(copy), to))
+            self._write_what_waits()
 
     def confirm(self, end: int) -> None:
-        """The server has everything before this offset."""
-        aside = self._mark.with_suffix(".part")
-        aside.write_text(json.dumps({"run_id": self._run_id, "bytes": end}))
-        aside.replace(self._mark)
+        """The server has everything before this offset. Where the disk cannot hold that, a later process offers
+        more than it need, and asks the server first."""
         self.sent = end
+        aside = self._mark.with_suffix(".part")
+        with suppress(OSError):
+            aside.write_text(json.dumps({"run_id": self._run_id, "bytes": end}))
+            aside.replace(self._mark)
 
     def remove(self, artifact: Artifact) -> None:
         with suppress(OSError):
@@ -96,7 +116,23 @@ class Spool:
                         yield _parsed(line), start
 
     def unsent(self) -> list[Entry]:
-        return [entry for entry, _ in self.entries(self.sent)]
+        with self._appending:
+            return [entry for entry, _ in self.entries(self.sent)] + self._waiting
+
+    def _write_what_waits(self) -> None:
+        """Says when the disk begins to take nothing, and when it does again."""
+        try:
+            while self._waiting:
+                self._write(self._waiting[0])
+                del self._waiting[0]
+        except Failure as failure:
+            if not self._is_full:
+                log.warning("%s: what is logged waits in memory and in the run's checkpoints", failure)
+            self._is_full = True
+            return
+        if self._is_full:
+            log.warning("%s can be written again: nothing was lost", self._log)
+        self._is_full = False
 
     def _write(self, entry: Entry) -> None:
         """One line, whole or not at all."""

@@ -22,6 +22,14 @@ WHOLE = "whole.json"
 """Sizes and checksums of the other files; it is the last to be written."""
 
 
+class Torn(Failure):
+    """A checkpoint that is not as it was written."""
+
+
+def name_of(step: int) -> str:
+    return f"step-{step:09}"
+
+
 class Snapshot(NamedTuple):
     step: int
     """How many steps are done."""
@@ -30,9 +38,9 @@ class Snapshot(NamedTuple):
     state: dict[str, Any]
     """Everything else, as JSON."""
 
-
-def name_of(step: int) -> str:
-    return f"step-{step:09}"
+    @property
+    def name(self) -> str:
+        return name_of(self.step)
 
 
 class Checkpoints:
@@ -49,7 +57,7 @@ class Checkpoints:
 
     def write(self, snapshot: Snapshot) -> str:
         """Its name; older ones than are to be kept go afterwards."""
-        name = name_of(snapshot.step)
+        name = snapshot.name
         if self.folder.local is not None:  # made on the same disk, to be moved in
             self.folder.local.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=".part-", dir=self.folder.local))
@@ -64,47 +72,39 @@ class Checkpoints:
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
-        for old in self.names()[self.keep :]:
-            if old != self.best:
-                self.folder.remove(old)
+        self._remove_others(name)
         return name
 
-    def newest(self) -> str | None:
+    def newest(self) -> Snapshot | None:
         """The newest that is whole; torn ones are passed over with a warning."""
         for name in self.names():
-            fault = self.fault(name)
-            if fault is None:
-                return name
-            logger.warning("checkpoint %s is torn and passed over: %s", name, fault)
-        return None
-
-    def fault(self, name: str) -> str | None:
-        """What is wrong with it; None: it is whole."""
-        try:
-            with at_hand(self.folder.below(name)) as folder:
-                for file, expected in json.loads((folder / WHOLE).read_text()).items():
-                    if described(folder / file) != expected:
-                        return f"{file} is not as it was written"
-        except (OSError, ValueError) as error:
-            return " ".join(str(error).split())
+            try:
+                return self.read(name)
+            except Torn as torn:
+                logger.warning("checkpoint %s is torn and passed over: %s", name, torn)
         return None
 
     def read(self, name: str) -> Snapshot:
-        try:
-            with at_hand(self.folder.below(name)) as folder:
-                state = json.loads((folder / "state.json").read_text())
-                weights = load_file(folder / "weights.safetensors")
-                optimiser = load_file(folder / "optimiser.safetensors")
-        except OSError as error:
-            raise Failure(
-                f"{self.folder.url}/{name} cannot be read here ({error.strerror or error}): is storage= a folder "
-                "that every machine of the cluster sees?"
-            ) from None
+        """Fetched once, and proven before it is believed."""
+        with at_hand(self.folder.below(name)) as folder:
+            if fault := fault_in(folder):
+                raise Torn(fault)
+            state = json.loads((folder / "state.json").read_text())
+            weights = load_file(folder / "weights.safetensors")
+            optimiser = load_file(folder / "optimiser.safetensors")
         return Snapshot(state.pop("step"), weights, optimiser, state)
 
     def checksum(self, name: str) -> str:
         """Of the weights."""
         return str(json.loads(self.folder.below(name).read(WHOLE))["weights.safetensors"]["sha256"])
+
+    def _remove_others(self, name: str) -> None:
+        """All but the newest up to this one; what is newer than the one just written was torn."""
+        names = self.names()
+        older = [other for other in names if other < name]
+        for other in [other for other in names if other > name] + older[self.keep - 1 :]:
+            if other != self.best:
+                self.folder.remove(other)
 
     def sweep(self) -> None:
         """What a killed writer left behind."""
@@ -153,6 +153,19 @@ def at_hand(folder: Folder) -> Iterator[Path]:
         for name in folder.names():
             folder.fs.get_file(f"{folder.root}/{name}", f"{copy}/{name}")
         yield Path(copy)
+
+
+def fault_in(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's folder; None: it is whole. A disk or a network in trouble raises."""
+    try:
+        for file, expected in json.loads((folder / WHOLE).read_text()).items():
+            if described(folder / file) != expected:
+                return f"{file} is not as it was written"
+    except (FileNotFoundError, NotADirectoryError) as error:
+        return f"{Path(error.filename).name} is missing"
+    except ValueError:
+        return f"{WHOLE} is not as it was written"
+    return None
 
 
 def _refuse_what_is_not_finite(snapshot: Snapshot) -> None:

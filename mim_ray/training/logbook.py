@@ -14,7 +14,7 @@ from mim_ray.errors import Failure
 from mim_ray.evaluate.online import Onlooker, alarms
 from mim_ray.run import Run
 from mim_ray.tracking.spool import Record
-from mim_ray.training.checkpoint import Checkpoints, Snapshot, Writer, name_of
+from mim_ray.training.checkpoint import Checkpoints, Snapshot, Torn, Writer, name_of
 from mim_ray.training.job import Job
 from mim_ray.training.meters import Meters, Row, mean_of
 from mim_ray.training.place import Notice, Place
@@ -60,6 +60,7 @@ class Logbook:
         self.meters = Meters()
         self.window: list[Row] = []
         self.skipped: set[int] = set()
+        self.rewinds = 0
         self.last: Row = {}
         self._seen: Row = {}
         self.best: Best | None = None
@@ -69,22 +70,22 @@ class Logbook:
 
     def restore(self, stepper: Stepper) -> int:
         """The newest whole checkpoint into the stepper, or else a first one; how many steps are done."""
-        name = self._agreed(self._newest() if self.place.rank == 0 else None)
+        snapshot = self._newest()
         self.meters.forget()
         self.window, done = [], 0
-        if name is not None:
-            snapshot = self.checkpoints.read(name)
+        if snapshot is not None:
             try:
                 stepper.load(snapshot.weights, snapshot.optimiser)
             except Failure as failure:
-                raise Failure(f"{self.checkpoints.folder.url}/{name}: {failure}") from None
+                raise Failure(f"{self.checkpoints.folder.url}/{snapshot.name}: {failure}") from None
             self.window, done = snapshot.state["window"], snapshot.step
             self.skipped |= set(snapshot.state["skipped"])
+            self.rewinds = max(self.rewinds, snapshot.state["rewinds"])
             self._carried = snapshot.state["pending"]
             self._set_best(snapshot.state.get("best"))
             self._saved = done
         self.reporter.open(self._carried)
-        if name is None:
+        if snapshot is None:
             self._save(stepper, 0, at_once=True)
         self.reporter.progress(done, self.plan.steps, {})
         if done == 0 and self.run.eval.every_epochs is not None:
@@ -126,13 +127,14 @@ class Logbook:
 
     def rewind(self, stepper: Stepper, bad: int) -> int:
         """Back to the last checkpoint; the step whose loss was not finite, and the one before it, are left out."""
-        if len(self.skipped) >= 2 * SKIPS:
+        if self.rewinds == SKIPS:
             _, samples = self.loader.order.share(bad)
             raise Failure(
                 f"the loss was not finite {SKIPS + 1} times, the last time at step {bad}, with samples "
                 f"{', '.join(map(str, samples[:16]))}{' …' * (len(samples) > 16)} of {self.run.data.train}: "
                 "lower optim.blr, set optim.clip, or look at these samples"
             )
+        self.rewinds += 1
         self.skipped |= {bad - 1, bad}
         self.writer.wait()
         return self.restore(stepper)
@@ -158,9 +160,22 @@ class Logbook:
             **best,
         }
 
-    def _newest(self) -> str | None:
-        self.checkpoints.sweep()
-        return self.checkpoints.newest()
+    def _newest(self) -> Snapshot | None:
+        """The first worker chooses, so that all of them go on from the same step."""
+        newest = None
+        if self.place.rank == 0:
+            self.checkpoints.sweep()
+            newest = self.checkpoints.newest()
+        name = self._agreed(newest.name if newest else None)
+        if name is None or newest is not None:
+            return newest
+        try:
+            return self.checkpoints.read(name)
+        except Torn as torn:
+            raise Failure(
+                f"{self.checkpoints.folder.url}/{name} cannot be read here ({torn}): is storage= a folder "
+                "that every machine of the cluster sees?"
+            ) from None
 
     def _agreed_most(self, notice: Notice) -> Notice:
         if world.size() == 1:
@@ -189,6 +204,7 @@ class Logbook:
         weights, optimiser = stepper.tensors()
         state = {
             "skipped": sorted(self.skipped),
+            "rewinds": self.rewinds,
             "window": self.window,
             "pending": self.reporter.pending(),
             "best": self.best,

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,12 @@ from mim_ray.training.place import Notice, Numbers, Place
 from mim_ray.training.worker import work
 
 NEVER = 1 << 30
+Act = Callable[[], None]
+"""Of a module's top level, for it travels to another process by its name."""
+
+
+def nothing() -> None:
+    pass
 
 
 class Part(NamedTuple):
@@ -25,6 +32,10 @@ class Part(NamedTuple):
     """After logging this step the process kills itself, as the kernel would."""
     stop_at: int = NEVER
     """From this step on it is asked to stop."""
+    prepare: Act = nothing
+    """Done before anything else."""
+    at: Mapping[int, Act] = {}
+    """Done after logging these steps."""
 
     @property
     def found(self) -> Path:
@@ -39,6 +50,7 @@ def take(part: Part) -> None:
     with part.said.open("w") as said:
         os.dup2(said.fileno(), 2)
     torch.set_num_threads(1)
+    part.prepare()
     if part.world > 1:
         place, patience = f"file://{part.store}", timedelta(seconds=90)
         dist.init_process_group("gloo", place, patience, part.world, part.rank)
@@ -46,7 +58,10 @@ def take(part: Part) -> None:
 
     def tell(numbers: Numbers) -> None:
         history.append(dict(numbers))
-        if int(numbers["step"]) == part.die_at and "train/loss" in numbers:
+        if len(numbers) <= 2:  # where it begins, not a step
+            return
+        part.at.get(int(numbers["step"]), nothing)()
+        if int(numbers["step"]) == part.die_at:
             os.kill(os.getpid(), 9)
 
     def notice() -> Notice:

@@ -3,13 +3,14 @@
 import json
 import multiprocessing
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mim_ray.config import changed
 from mim_ray.methods import METHODS, resolved
 from mim_ray.training.job import Job
-from tests.training.one_worker import NEVER, Part, take
+from tests.training.one_worker import NEVER, Act, Part, nothing, take
 
 SMALL: dict[str, object] = {
     "encoder": "micro",
@@ -43,13 +44,20 @@ def job_at(folder: Path, method: str, changes: dict[str, object], name: str = "r
 
 SERVER = multiprocessing.get_context("forkserver")
 """Has everything imported: a worker is there at once."""
-SERVER.set_forkserver_preload(["tests.training.one_worker"])
+SERVER.set_forkserver_preload(["tests.training.one_worker", "torch._dynamo"])
 
 
-def worked(job: Path, world: int = 1, die_at: int = NEVER, stop_at: int = NEVER) -> Ended:
+def worked(
+    job: Path,
+    world: int = 1,
+    die_at: int = NEVER,
+    stop_at: int = NEVER,
+    prepare: Act = nothing,
+    at: Mapping[int, Act] | None = None,
+) -> Ended:
     """The job in `world` processes; what the first of them found."""
     store = job.with_suffix(f".{secrets.token_hex(4)}")
-    parts = [Part(job, rank, world, store, die_at, stop_at) for rank in range(world)]
+    parts = [Part(job, rank, world, store, die_at, stop_at, prepare, at or {}) for rank in range(world)]
     parts[0].found.unlink(missing_ok=True)
     processes = [SERVER.Process(target=take, args=(part,)) for part in parts]
     for process in processes:

@@ -1,12 +1,18 @@
 """A run that was killed, stopped, torn or resumed ends with the very weights of one that was left alone."""
 
 import json
+import os
 import random
+from functools import partial
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
+from mim_ray.data.loader import Batch
 from mim_ray.training.checkpoint import WHOLE
+from mim_ray.training.step import Stepper
+from mim_ray.views import Measured
 from tests.training.runs import job_at, worked
 
 
@@ -27,6 +33,54 @@ def test_a_run_is_killed_three_times(tmp_path: Path, alone: str) -> None:
     assert ended.code == 0, ended.said
     assert ended.result["weights_sha256"] == alone
     assert min(ended.losses) == 7
+
+
+KILLS = 10
+LONG: dict[str, object] = {"steps": 48, "checkpoint.every_steps": 5}
+
+
+def die_in(seconds: float) -> None:
+    Timer(seconds, os.kill, (os.getpid(), 9)).start()
+
+
+def keep_samples(into: Path) -> None:
+    """What every step is given, one line each, also of steps that a kill undoes."""
+    step = Stepper.__call__
+
+    def noted(self: Stepper, batch: Batch, *, norm: bool = False) -> Measured:
+        with into.open("ab", buffering=0) as file:
+            file.write(json.dumps([batch.step, batch.samples.tolist()]).encode() + b"\n")
+        return step(self, batch, norm=norm)
+
+    Stepper.__call__ = noted  # type: ignore[method-assign]
+
+
+def samples_in(file: Path) -> dict[int, list[int]]:
+    """By step; the same however often a step was taken."""
+    found: dict[int, list[int]] = {}
+    for step, samples in map(json.loads, file.read_text().splitlines()):
+        assert found.setdefault(step, samples) == samples
+    return found
+
+
+def test_ten_kills_at_any_moment_lose_and_repeat_nothing(tmp_path: Path) -> None:
+    whole = worked(
+        job_at(tmp_path / "whole", "rmae", LONG), prepare=partial(keep_samples, tmp_path / "whole.seen")
+    )
+    assert whole.code == 0, whole.said
+    draws = random.Random(4)
+    job, keep = job_at(tmp_path / "killed", "rmae", LONG), partial(keep_samples, tmp_path / "killed.seen")
+    for step in sorted(draws.sample(range(1, 40), KILLS)):
+        killed = worked(job, prepare=keep, at={step: partial(die_in, draws.uniform(0, 0.1))})
+        assert killed.code == -9, killed.said
+    ended = worked(job, prepare=keep)
+    assert ended.code == 0, ended.said
+    assert ended.result["weights_sha256"] == whole.result["weights_sha256"]
+    seen = samples_in(tmp_path / "killed.seen")
+    assert seen == samples_in(tmp_path / "whole.seen")
+    assert sorted(seen) == list(range(48))
+    for first in range(0, 45, 5):  # an epoch of 64 samples is 5 steps of 12
+        assert len({sample for step in range(first, first + 5) for sample in seen[step]}) == 60
 
 
 def test_a_run_is_stopped_and_goes_on(tmp_path: Path, alone: str) -> None:
@@ -52,6 +106,16 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path, alone: str) -> None:
     assert "is torn and passed over" in ended.said
     assert newest.name in ended.said
     assert ended.result["weights_sha256"] == alone
+
+
+def test_a_torn_checkpoint_does_not_count_among_those_that_are_kept(tmp_path: Path) -> None:
+    job = job_at(tmp_path, "rmae", {"checkpoint.keep": 1})
+    worked(job, die_at=7)
+    folder = tmp_path / "run" / "checkpoints"
+    (folder / "step-000000099").mkdir()
+    ended = worked(job)
+    assert "checkpoint step-000000099 is torn and passed over: whole.json is missing" in ended.said
+    assert [path.name for path in folder.iterdir()] == ["step-000000008"]
 
 
 def test_two_workers_resume_to_the_bit(tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""What the workers of a run take, and whether a cluster has room for them or can grow to have it."""
+
+import time
+from typing import Any
+
+import ray
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from mim_ray.errors import Mistake
+from mim_ray.run import Run
+
+ANSWER_SECONDS = 30.0
+"""How long an autoscaler may take to say what it makes of a request; it looks every few seconds."""
+
+
+def resources_of_a_worker(run: Run) -> dict[str, float]:
+    """What one worker takes; GPUs by themselves where the cluster has them."""
+    there = ray.cluster_resources()
+    gpus = run.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if there.get("GPU") else 0.0
+    cpus = run.cpus_per_worker
+    if cpus is None:
+        cpus = 1 if grows() else max(1, int(there.get("CPU", 1)) // run.most_workers)
+    needed: dict[str, float] = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+    for item in run.resources:
+        name, _, amount = item.partition(":")
+        try:
+            needed[name] = float(amount or 1)
+        except ValueError:
+            raise Mistake(f"resources={item}: expected NAME:AMOUNT, as in a100:1") from None
+    return needed
+
+
+def check_room(run: Run, needed: dict[str, float]) -> None:
+    """Refuses what the cluster could never give, for Ray would wait for ever."""
+    least = run.least_workers
+    if workers_that_fit(needed) >= least or (grows() and can_grow_to(least, needed)):
+        return
+    there = ray.cluster_resources()
+    asked = ", ".join(f"{amount * least:g} {name}" for name, amount in needed.items())
+    has = ", ".join(f"{there.get(name, 0):g} {name}" for name in needed)
+    limit = "now, and cannot grow to that" if grows() else "at most"
+    raise Mistake(
+        f"workers={run.workers}: {least} workers need {asked} and the cluster has {has} {limit}: "
+        "lower workers=, cpus_per_worker= or gpus_per_worker="
+    )
+
+
+def workers_that_fit(needed: dict[str, float]) -> int:
+    """On the nodes that are there, were they free."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    asked = {name: amount for name, amount in needed.items() if amount > 0}
+    return sum(int(min(node.get(name, 0) // amount for name, amount in asked.items())) for node in nodes)
+
+
+def grows() -> bool:
+    """Whether an autoscaler looks after the cluster, of Ray's second kind (that of `ray up` and KubeRay)."""
+    return bool(_autoscaler().autoscaler_state_version)
+
+
+def can_grow_to(workers: int, needed: dict[str, float]) -> bool:
+    """As the autoscaler says itself: it calls a request infeasible, or begins to do something for it."""
+    request = placement_group([needed] * workers)
+    name = request.id.hex()
+    deadline = time.monotonic() + ANSWER_SECONDS
+    try:
+        while time.monotonic() < deadline:
+            state = _autoscaler()
+            if any(name in refused.details for refused in state.infeasible_gang_resource_requests):
+                return False
+            if state.pending_instance_requests or state.pending_instances or request.wait(0.3):
+                return True
+    finally:
+        remove_placement_group(request)
+    return True  # busy with others, perhaps: what it can give is seen when it is asked for
+
+
+def _autoscaler() -> Any:
+    """What the autoscaler has last said."""
+    reply = GetClusterStatusReply()
+    reply.ParseFromString(GcsClient(ray.get_runtime_context().gcs_address).get_cluster_status(timeout_s=10))
+    return reply.autoscaling_state
