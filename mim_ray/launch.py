@@ -5,7 +5,8 @@ import platform
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -62,21 +63,24 @@ def train(
     else:
         job = begun(method, given, track, address)
     run = job.run
-    with _ended_in_mlflow(job):
-        if run.most_workers == 0:
-            result = _here(job)
-        else:
-            from mim_ray.ray_train import on_ray
+    if run.most_workers == 0:
+        engine: AbstractContextManager[None] = nullcontext()
+        train_there = _here
+    else:
+        from mim_ray.ray_train import connected, on_ray
 
-            result = on_ray(job, address)
+        engine, train_there = connected(address), on_ray
+    with _entering(job) as entering, engine:
+        result = train_there(entering.result())
         asked = result.pop("asked")
         if asked is not None:
             logger.info("stopped after a checkpoint: go on with mim-ray train --resume %s", run.name)
             raise SystemExit(128 + asked)
-    return {"run_id": job.run_id, "name": run.name, **result}
+        return {"run_id": entering.result().run_id, "name": run.name, **result}
 
 
 def begun(method: str, overrides: Mapping[str, object], track: bool, address: str | None) -> Job:
+    """A new run, as far as it can be without MLflow."""
     run = resolved(method, overrides)
     if run.data.train is None:
         raise Mistake("data.train=none: expected a beton (mim-ray data import makes one), or a sample: set")
@@ -96,12 +100,7 @@ def begun(method: str, overrides: Mapping[str, object], track: bool, address: st
             f"data.train={run.data.train}: no such file: expected a beton (mim-ray data import makes one)"
         )
     job.folder.prove_writable()
-    if track:
-        uri = resolved_uri(run.tracking.uri)
-        run_id = create_run(uri, run.tracking.experiment, run.name, flatten(run), _tags(job, run), _dataset(run))
-        job = job._replace(tracking_uri=uri, run_id=run_id)
-    job.folder.write(JOB, job.as_json().encode())
-    return job
+    return job._replace(tracking_uri=resolved_uri(run.tracking.uri)) if track else job
 
 
 def _absolute(place: str) -> str:
@@ -133,8 +132,20 @@ def resumed(name: str, method: str | None, overrides: Mapping[str, object]) -> J
     kept = {path: as_text(value) for path, value in overrides.items() if path not in ("storage", "tracking.uri")}
     job = job._replace(overrides={**job.overrides, **kept})
     resolved(job.method, job.overrides)
+    return job
+
+
+def entered(job: Job) -> Job:
+    """A new run gets its id from MLflow and its folder; one that goes on is RUNNING there again."""
     if job.tracking_uri is not None and job.run_id is not None:
         reopen_run(job.tracking_uri, job.run_id)
+    elif not job.folder.has(JOB):
+        if job.tracking_uri is not None:
+            run = job.run
+            tags, experiment = _tags(job, run), run.tracking.experiment
+            run_id = create_run(job.tracking_uri, experiment, run.name, flatten(run), tags, _dataset(run))
+            job = job._replace(run_id=run_id)
+        job.folder.write(JOB, job.as_json().encode())
     return job
 
 
@@ -148,16 +159,20 @@ def _here(job: Job) -> dict[str, Any]:
 
 
 @contextmanager
-def _ended_in_mlflow(job: Job) -> Iterator[None]:
-    """A run that did not end by itself is not left RUNNING, if MLflow can be told."""
-    try:
-        yield
-    except BaseException as error:
-        if job.tracking_uri is not None and job.run_id is not None:
-            with suppress(Failure):
-                by_hand = isinstance(error, KeyboardInterrupt | SystemExit)
-                end_run(job.tracking_uri, job.run_id, "KILLED" if by_hand else "FAILED")
-        raise
+def _entering(job: Job) -> Iterator[Future[Job]]:
+    """`entered` in a thread, while Ray starts. A run that does not end by itself is not left RUNNING in MLflow,
+    if MLflow can be told."""
+    with ThreadPoolExecutor(1) as beside:
+        entering = beside.submit(entered, job)
+        try:
+            yield entering
+        except BaseException as error:
+            with suppress(Exception):
+                job = entering.result()
+                if job.tracking_uri is not None and job.run_id is not None:
+                    by_hand = isinstance(error, KeyboardInterrupt | SystemExit)
+                    end_run(job.tracking_uri, job.run_id, "KILLED" if by_hand else "FAILED")
+            raise
 
 
 def _tags(job: Job, run: Run) -> dict[str, str]:

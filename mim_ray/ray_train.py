@@ -26,30 +26,30 @@ LAST_WORD_SECONDS = 60.0
 """How long a run that is asked to stop may take for its checkpoint."""
 
 
-def on_ray(job: Job, address: str | None) -> dict[str, Any]:
+def on_ray(job: Job) -> dict[str, Any]:
+    """Inside `connected`."""
     run = job.run
-    with connected(address):
-        needed = resources_of_a_worker(run)
-        check_room(run, needed)
-        board = ray.remote(num_cpus=0)(Board).remote()
-        trainer = TorchTrainer(
-            _work,
-            train_loop_config={"job": job._asdict(), "board": board},
-            torch_config=TorchConfig(backend="nccl" if needed.get("GPU") else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=run.least_workers if ":" not in run.workers else (run.least_workers, run.most_workers),
-                use_gpu=bool(needed.get("GPU")),
-                resources_per_worker=needed,
-            ),
-            run_config=RunConfig(
-                name=f"attempt-{int(time.time() * 1000)}",
-                storage_path=_place_for_ray(job),
-                failure_config=FailureConfig(max_failures=-1),
-                logging_config=LoggingConfig(log_level="ERROR"),
-            ),
-        )
-        result = _fitted(trainer, board, run)
-        refusal = ray.get(board.refusal.remote())
+    needed = resources_of_a_worker(run)
+    check_room(run, needed)
+    board = ray.remote(num_cpus=0)(Board).remote()
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"job": job._asdict(), "board": board},
+        torch_config=TorchConfig(backend="nccl" if needed.get("GPU") else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=run.least_workers if ":" not in run.workers else (run.least_workers, run.most_workers),
+            use_gpu=bool(needed.get("GPU")),
+            resources_per_worker=needed,
+        ),
+        run_config=RunConfig(
+            name=f"attempt-{int(time.time() * 1000)}",
+            storage_path=_place_for_ray(job),
+            failure_config=FailureConfig(max_failures=-1),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    result = _fitted(trainer, board, run)
+    refusal = ray.get(board.refusal.remote())
     if refusal is not None:
         kind, words = refusal
         raise Mistake(words) if kind == "Mistake" else Failure(words)
