@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,20 +21,21 @@ from mim_ray.training.live import Live
 from mim_ray.training.place import Notice, Place
 from mim_ray.training.worker import work
 
+Task = Callable[[Job, Place], dict[str, Any]]
 LOOK_SECONDS = 0.3
 LAST_WORD_SECONDS = 60.0
 """How long a run that is asked to stop may take for its checkpoint."""
 
 
-def on_ray(job: Job) -> dict[str, Any]:
-    """Inside `connected`."""
+def on_ray(job: Job, task: Task = work) -> dict[str, Any]:
+    """Inside `connected`; `task` is what every worker does with the job."""
     run = job.run
     needed = resources_of_a_worker(run)
     check_room(run, needed)
     board = ray.remote(num_cpus=0)(Board).remote()
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"job": job._asdict(), "board": board},
+        train_loop_config={"job": job._asdict(), "board": board, "task": task},
         torch_config=TorchConfig(backend="nccl" if needed.get("GPU") else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=run.least_workers if ":" not in run.workers else (run.least_workers, run.most_workers),
@@ -71,7 +72,8 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
         tell=lambda numbers: board.tell.remote({**numbers, "workers": context.get_world_size()}),
     )
     try:
-        return work(Job(**config["job"]), place)
+        task: Task = config["task"]
+        return task(Job(**config["job"]), place)
     except (Mistake, Failure) as error:
         ray.get(board.refuse.remote(type(error).__name__, f"{error}{_where(context)}"))
         raise
