@@ -22,6 +22,9 @@ STEPS = 20
 """Of a turn."""
 
 LOOK_SECONDS = 0.002
+PATIENCE_SECONDS = 600.0
+"""How long a run waits for its turn before it takes the benchmark for dead."""
+
 FOLDER, STOP, TRAINED = "turns", "stop", "trained.jsonl"
 
 
@@ -44,8 +47,9 @@ class Turns:
             aside.write_text(str(time.perf_counter() - self._began))
             aside.replace(self._folder / f"seconds-{self._turn}")
         self._turn += 1
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not (self._folder / f"go-{self._turn}").exists():
-            if (self._folder / STOP).exists():
+            if (self._folder / STOP).exists() or time.monotonic() > deadline:
                 return Notice.STOP
             time.sleep(LOOK_SECONDS)
         self._began = time.perf_counter()
