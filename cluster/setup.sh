@@ -54,6 +54,8 @@ if ! "$venv/bin/uv" --version >/dev/null 2>&1; then
   "$venv/bin/python" -m pip install --quiet --require-hashes --no-deps -r "$venv/uv.txt"
 fi
 echo "setup: installing the locked packages into $venv" >&2
-"$venv/bin/uv" pip sync --python "$venv/bin/python" --require-hashes requirements.lock
+# Bytecode is made here, once: where Python may not write it (PYTHONDONTWRITEBYTECODE, an image whose user is not
+# root) each of the ten processes that a run on Ray starts would compile thousands of files anew.
+"$venv/bin/uv" pip sync --python "$venv/bin/python" --compile-bytecode --require-hashes requirements.lock
 "$venv/bin/uv" pip install --python "$venv/bin/python" --no-deps --editable .
 echo "$wanted" >"$stamp"

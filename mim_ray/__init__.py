@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mim_ray.errors import Failure, Mistake
     from mim_ray.launch import train
     from mim_ray.methods import METHODS, resolved
+    from mim_ray.models import Pretrained, load
     from mim_ray.run import Run
     from mim_ray.siamese import Method, Siamese
     from mim_ray.transforms.crop import CenterCrop, RandomCrop
@@ -28,10 +29,12 @@ _HOME = {
     "METHODS": "methods",
     "Method": "siamese",
     "Mistake": "errors",
+    "Pretrained": "models",
     "RandomCrop": "transforms.crop",
     "Run": "run",
     "Siamese": "siamese",
     "import_set": "data.importer",
+    "load": "models",
     "load_weights": "weights.files",
     "open_source": "data.sources",
     "resolved": "methods",
@@ -42,9 +45,9 @@ _HOME = {
 }
 
 __all__ = [
-    "METHODS", "Batch", "CenterCrop", "Failure", "Import", "Loader", "Method", "Mistake", "RandomCrop", "Run",
-    "Siamese", "import_set", "load_weights", "open_source", "resolved", "save_timm", "save_vitmae", "train",
-    "verify",
+    "METHODS", "Batch", "CenterCrop", "Failure", "Import", "Loader", "Method", "Mistake", "Pretrained", "RandomCrop",
+    "Run", "Siamese", "import_set", "load", "load_weights", "open_source", "resolved", "save_timm", "save_vitmae",
+    "train", "verify",
 ]  # fmt: skip
 
 

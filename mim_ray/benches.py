@@ -10,12 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mim_ray import step_bench
+from mim_ray import step_bench, train_bench
 from mim_ray.data import bench as data_bench
 from mim_ray.errors import Mistake
 
-RATIOS = data_bench.RATIOS | step_bench.RATIOS
-TABLES = data_bench.TABLES | step_bench.TABLES
+RATIOS = data_bench.RATIOS | step_bench.RATIOS | train_bench.RATIOS
+TABLES = data_bench.TABLES | step_bench.TABLES | train_bench.TABLES
 
 
 def measure(ids: Sequence[str], pairs: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,6 +25,7 @@ from mim_ray.training.place import Notice, Place
 from mim_ray.training.worker import work
 
 logger = logging.getLogger("mim_ray")
+Task = Callable[[Job, Place], dict[str, Any]]
 LOOK_SECONDS = 0.3
 RESIZE_SECONDS = 60.0
 """How often an elastic run looks for room to grow; to grow is to go on from the last checkpoint."""
@@ -36,33 +37,33 @@ LAST_WORD_SECONDS = 60.0
 """How long a run that is asked to stop may take for its checkpoint."""
 
 
-def on_ray(job: Job, address: str | None) -> dict[str, Any]:
+def on_ray(job: Job, task: Task = work) -> dict[str, Any]:
+    """Inside `connected`; `task` is what every worker does with the job."""
     run = job.run
-    with connected(address):
-        needed = resources_of_a_worker(run)
-        check_room(run, needed)
-        board = _board()
-        if run.least_workers < run.most_workers:
-            os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", SHRINK_SECONDS)
-        trainer = TorchTrainer(
-            _work,
-            train_loop_config={"job": job._asdict(), "board": board},
-            torch_config=TorchConfig(backend="nccl" if needed.get("GPU") else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=run.least_workers if ":" not in run.workers else (run.least_workers, run.most_workers),
-                use_gpu=bool(needed.get("GPU")),
-                resources_per_worker=needed,
-                elastic_resize_monitor_interval_s=RESIZE_SECONDS,
-            ),
-            run_config=RunConfig(
-                name=f"attempt-{int(time.time() * 1000)}",
-                storage_path=_place_for_ray(job),
-                failure_config=FailureConfig(max_failures=-1),
-                logging_config=LoggingConfig(log_level="ERROR"),
-            ),
-        )
-        result = _fitted(trainer, board, run)
-        refusal = ray.get(board.refusal.remote())
+    needed = resources_of_a_worker(run)
+    check_room(run, needed)
+    board = _board()
+    if run.least_workers < run.most_workers:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", SHRINK_SECONDS)
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"job": job._asdict(), "board": board, "task": task},
+        torch_config=TorchConfig(backend="nccl" if needed.get("GPU") else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=run.least_workers if ":" not in run.workers else (run.least_workers, run.most_workers),
+            use_gpu=bool(needed.get("GPU")),
+            resources_per_worker=needed,
+            elastic_resize_monitor_interval_s=RESIZE_SECONDS,
+        ),
+        run_config=RunConfig(
+            name=f"attempt-{int(time.time() * 1000)}",
+            storage_path=_place_for_ray(job),
+            failure_config=FailureConfig(max_failures=-1),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    result = _fitted(trainer, board, run)
+    refusal = ray.get(board.refusal.remote())
     if refusal is not None:
         kind, words = refusal
         raise Mistake(words) if kind == "Mistake" else Failure(words)
@@ -88,7 +89,8 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     voice = _Voice(board)
     logger.addHandler(voice)
     try:
-        return work(Job(**config["job"]), place)
+        task: Task = config["task"]
+        return task(Job(**config["job"]), place)
     except (Mistake, Failure) as error:
         ray.get(board.refuse.remote(type(error).__name__, f"{error}{_where(context)}"))
         raise

@@ -4,10 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from mim_ray import benches, cli, output
+from mim_ray import benches, cli, output, train_bench
 from mim_ray.bench import Measured, median_interval, paired
+from mim_ray.data.loader import Loader
 from mim_ray.errors import nearest
+from mim_ray.training.job import job_of
+from mim_ray.training.place import Notice, Place
+from mim_ray.turns import FOLDER, STEPS, STOP, Turns
 
 
 def test_the_sides_take_turns_and_the_median_ratio_is_given() -> None:
@@ -46,6 +51,64 @@ def test_results_are_printed_recorded_and_tracked(
     assert len(kept) == 1
     assert cli.run(["bench", "R77"]) == 2
     assert "no benchmark 'R77'" in capsys.readouterr().err
+
+
+def test_every_benchmark_of_the_contract_is_there() -> None:
+    contract = {"R1", "R2", "R2u", "R3", "R4", "R6", "R7", "R8", "R9", "R10", "R12", "R13"}
+    assert contract <= benches.RATIOS.keys() | benches.TABLES.keys()
+    assert not benches.RATIOS.keys() & benches.TABLES.keys()
+    described = (Path(__file__).parent.parent / "benchmarks" / "README.md").read_text()
+    assert [name for name in contract - {"R8", "R9"} if f"| {name} |" not in described] == []
+
+
+@pytest.mark.parametrize("name", train_bench.RATIOS)
+def test_the_sides_of_a_training_benchmark_are_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    sides: list[train_bench.Sort] = []
+
+    def compared(_what: str, pairs: int, *given: train_bench.Sort) -> Measured:
+        sides.extend(given)
+        return Measured(1.0, 1.0, 1.0, pairs, "u")
+
+    monkeypatch.setattr(train_bench, "_compared", compared)
+    train_bench.RATIOS[name](1)
+    ours, theirs = (
+        job_of(
+            train_bench.Side(
+                tmp_path / str(number), sort.how, sort.words, processes=sort.processes
+            ).job.read_bytes()
+        ).run
+        for number, sort in enumerate(sides)
+    )
+    assert (ours.batch, ours.method, ours.data, ours.optim) == (
+        theirs.batch,
+        theirs.method,
+        theirs.data,
+        theirs.optim,
+    )
+    assert STEPS % ours.tracking.every_steps == STEPS % theirs.tracking.every_steps == 0
+
+
+def test_a_run_waits_for_its_turn_and_ends_when_told(tmp_path: Path) -> None:
+    side = train_bench.Side(tmp_path, "process", {})
+    heard = [Notice.NONE, Notice.SOON, Notice.NONE, Notice.NONE]
+    place = Place(device=torch.device("cpu"), notice=lambda: heard.pop(0))
+    turns = Turns(job_of(side.job.read_bytes()), place, reads=2)
+    (tmp_path / FOLDER / "go-1").touch()
+    assert [turns(), turns()] == [Notice.NONE, Notice.SOON]
+    (tmp_path / FOLDER / STOP).touch()
+    assert [turns(), turns()] == [Notice.NONE, Notice.STOP]
+    assert float((tmp_path / FOLDER / "seconds-1").read_text()) >= 0
+
+
+def test_samples_that_were_lost_or_repeated_are_counted() -> None:
+    order = Loader("sample:shapes:n=80", batch=16).order
+    taken = {step: order.share(step)[1].tolist() for step in range(7)}
+    assert train_bench.lost_and_repeated(taken, order, 7) == (0, 0)
+    taken[3] = [*taken[3][:-1], taken[3][0]]
+    del taken[6]
+    assert train_bench.lost_and_repeated(taken, order, 7) == (17, 1)
 
 
 @pytest.mark.parametrize("wrong", [["--pairs", "0"], ["--pairs", "-1"], ["--record", __file__]])

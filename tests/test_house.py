@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "measures": BASEMENT | {"views", "blocks", "world"},
     "grammar": BASEMENT | {"transforms", "encoders", "measures"},
     "siamese": BASEMENT | {"views", "world", "transforms", "encoders", "measures", "grammar"},
-    "run": BASEMENT | {"transforms", "siamese"},
+    "run": BASEMENT | {"encoders", "transforms", "siamese"},
     "methods": BASEMENT | {"transforms", "encoders", "measures", "siamese", "run"},
     "weights": BASEMENT | {"blocks", "transforms", "encoders", "measures", "siamese"},
     "cost": {"blocks", "measures", "run", "siamese"},
@@ -36,15 +36,23 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tracking": BASEMENT,
     "storage": {"errors"},
     "training": BASEMENT
-    | {"cost", "data", "encoders", "measures", "methods", "run", "siamese", "storage"}
+    | {"cost", "data", "encoders", "evaluate", "measures", "methods", "models", "run", "siamese", "storage"}
     | {"tracking", "views", "world"},
     "board": set(),
     "ray_room": {"errors", "run"},
     "ray_train": {"board", "errors", "ray_room", "run", "training"},
-    "launch": BASEMENT | {"data", "methods", "phrases", "ray_train", "run", "storage", "tracking", "training"},
+    "resume": BASEMENT | {"phrases", "run", "storage", "tracking", "training"},
+    "evaluate": BASEMENT
+    | {"blocks", "data", "encoders", "measures", "run", "siamese", "transforms", "views", "world"},
+    "models": BASEMENT | {"evaluate", "methods", "run", "siamese", "tracking", "transforms", "views"},
+    "launch": {"resume"}
+    | BASEMENT
+    | {"data", "methods", "phrases", "ray_train", "run", "storage", "tracking", "training"},
     "spaces": set(),
     "doctor": {"data"},
-    "benches": {"errors", "data", "step_bench"},
+    "turns": {"data", "ray_train", "training", "views"},
+    "train_bench": {"bench", "config", "data", "errors", "methods", "tracking", "training", "turns"},
+    "benches": {"errors", "data", "step_bench", "train_bench"},
     "output": {"tracking"},
     "demo": BASEMENT | {"data", "methods"},
     "processes": set(),
@@ -69,7 +77,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     }
     | {"options", "output", "tracking"},
     "__main__": {"cli"},
-    "__init__": {"data", "errors", "launch", "methods", "run", "siamese", "transforms", "weights"},
+    "__init__": {"data", "errors", "launch", "methods", "models", "run", "siamese", "transforms", "weights"},
 }
 DOORS = {
     "ffcv": ("data/",),
@@ -95,6 +103,7 @@ CORE = (
     "cli",
     "doctor",
     "launch",
+    "models",
     "training.worker",
 )
 

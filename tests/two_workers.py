@@ -17,11 +17,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mim_ray.config import resolve
 from mim_ray.encoders.target import Ema
+from mim_ray.encoders.vit import SHAPES, Shape
 from mim_ray.methods import METHODS, resolved
 from mim_ray.siamese import Siamese
 from mim_ray.world import GlobalBatchNorm
 
 PICTURES, IMAGE = 8, (32, 32)
+SHAPES["micro"] = Shape(64, 2, 2, 1)
 TIMEOUT = timedelta(seconds=60)
 
 

@@ -17,12 +17,12 @@ from mim_ray.training.schedule import planned
 from mim_ray.training.step import Stepper
 
 
-def work(job: Job, place: Place) -> dict[str, Any]:
+def work(job: Job, place: Place, stepper_of: type[Stepper] = Stepper) -> dict[str, Any]:
     """Trains on from wherever the run's folder says it is; what comes back is JSON."""
     run = job.run
     loader = loader_for(run, place)
     plan = planned(run, loader.steps_per_epoch)
-    stepper = Stepper(run, place, plan, pieces_that_fit(run, place))
+    stepper = stepper_of(run, place, plan, pieces_that_fit(run, place))
     logbook = Logbook(job, run, place, plan, loader)
     if place.world > 2:
         stepper.settle(next(loader.batches(0, 1)))

@@ -1,7 +1,6 @@
 """Small runs in processes of their own."""
 
 import json
-import multiprocessing
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 from mim_ray.config import changed
 from mim_ray.methods import METHODS, resolved
 from mim_ray.training.job import Job
+from tests.forked import SERVER
 from tests.training.one_worker import NEVER, Act, Part, nothing, take
 
 SMALL: dict[str, object] = {
@@ -40,11 +40,6 @@ def job_at(folder: Path, method: str, changes: dict[str, object], name: str = "r
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(Job(method, changed(METHODS[method](), run)).as_json())
     return path
-
-
-SERVER = multiprocessing.get_context("forkserver")
-"""Has everything imported: a worker is there at once."""
-SERVER.set_forkserver_preload(["tests.training.one_worker", "torch._dynamo"])
 
 
 def worked(

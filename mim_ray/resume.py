@@ -1,0 +1,118 @@
+"""A run found again: by its folder, by what MLflow knows of it, or laid out anew from its artifacts there."""
+
+import json
+import logging
+import re
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from mim_ray.errors import Failure, Mistake, nearest
+from mim_ray.phrases import as_text
+from mim_ray.run import Run
+from mim_ray.storage import Folder
+from mim_ray.tracking.registry import fetch, has_artifact
+from mim_ray.tracking.run import find_run, resolved_uri
+from mim_ray.tracking.server import without_secrets
+from mim_ray.training.checkpoint import WHOLE, name_of
+from mim_ray.training.job import Job, job_of
+from mim_ray.training.reporter import SLOTS
+
+logger = logging.getLogger("mim_ray")
+JOB = "run.json"
+"""The job, in its run's folder."""
+
+FREE = (
+    "workers",
+    "cpus_per_worker",
+    "gpus_per_worker",
+    "resources",
+    "checkpoint.",
+    "tracking.every_steps",
+    "data.",
+)
+"""What a resumed run may change, since no result depends on it …"""
+
+PLACES = ("storage", "tracking.uri")
+"""Where a run is looked for."""
+
+BOUND = ("data.train", "data.crop", "data.samples_per_epoch")
+"""… but for these."""
+
+
+def resumed(name: str, method: str | None, overrides: Mapping[str, object]) -> Job:
+    job = _known(name, overrides)
+    if method not in (None, job.method):
+        raise Mistake(
+            f"{name} is a run of {job.method}, not of {method}: expected --resume {name} without a method"
+        )
+    for path, value in overrides.items():
+        free = path.startswith(FREE) and not path.startswith(BOUND)
+        if not free and path not in PLACES:
+            raise Mistake(f"{path}={value}: would change what {name} computes: start a new run, or leave it out")
+    kept = {path: as_text(value) for path, value in overrides.items() if path not in PLACES}
+    job = job._replace(overrides={**job.overrides, **kept})
+    refuse_secrets(job.run)
+    return job
+
+
+def _known(name: str, overrides: Mapping[str, object]) -> Job:
+    """From its folder below `storage`, from the folder that MLflow knows, or from its artifacts in MLflow."""
+    storage = Folder(absolute(str(overrides.get("storage", Run().storage))))
+    uri = resolved_uri(str(overrides["tracking.uri"]) if "tracking.uri" in overrides else None)
+    if storage.below(name).has(JOB):
+        return _with_password(job_of(storage.below(name).read(JOB)), uri)
+    known = None
+    with suppress(Failure):  # MLflow need not be there for a run whose folder is
+        known = find_run(uri, name)
+    if known is not None:
+        folder = known["tags"].get("mim_ray.folder")
+        if folder is not None and Folder(folder).has(JOB):
+            return _with_password(job_of(Folder(folder).read(JOB)), uri)
+        job = from_mlflow(uri, known["run_id"], storage)
+        if job is not None:
+            return _with_password(job, uri)
+    raise Mistake(f"no run {name!r} in {storage.url} or MLflow{nearest(name, storage.names())}")
+
+
+def _with_password(job: Job, uri: str) -> Job:
+    """Files hold none, so the address of the environment is taken where it is the same but for that."""
+    same = job.tracking_uri is not None and without_secrets(uri) == job.tracking_uri
+    return job._replace(tracking_uri=uri) if same else job
+
+
+def from_mlflow(uri: str, run_id: str, storage: Folder) -> Job | None:
+    """A run whose folder is lost, laid out anew below `storage` from its artifacts; None: it has none."""
+    if not has_artifact(uri, run_id, JOB):
+        return None
+    if storage.local is not None:  # made on the same disk, to be moved in
+        storage.local.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=storage.local) as aside:
+        stored = job_of(fetch(uri, run_id, JOB, Path(aside)).read_bytes())
+        job = stored._replace(overrides={**stored.overrides, "storage": storage.url})
+        for slot in SLOTS:
+            if has_artifact(uri, run_id, slot):
+                files = fetch(uri, run_id, slot, Path(aside))
+                with suppress(OSError, ValueError, KeyError):  # a torn one is none
+                    step = json.loads((files / "state.json").read_text())["step"]
+                    job.folder.below("checkpoints").take_in(files, name_of(step), last=WHOLE)
+    job.folder.write(JOB, job.as_json().encode())
+    logger.info("the run's folder is not here: it goes on in %s from what MLflow has", job.folder.url)
+    return job
+
+
+def refuse_secrets(run: Run) -> None:
+    """Every word of a run is written down in many places."""
+    words = {"data.train": run.data.train, "data.val": run.data.val, "storage": run.storage}
+    for path, word in (words | {"tracking.uri": run.tracking.uri}).items():
+        if word is not None and re.search(r"://[^/@]*:[^/@]*@", word):
+            raise Mistake(
+                f"{path}: expected no password in it, for a run's words are stored: set the variables of the "
+                "service instead, such as MLFLOW_TRACKING_PASSWORD or AWS_SECRET_ACCESS_KEY"
+            )
+
+
+def absolute(place: str) -> str:
+    """Of a local path, for a worker stands in another folder; URLs and sample sets stay."""
+    return place if "://" in place or place.startswith("sample:") else str(Path(place).absolute())
