@@ -45,9 +45,9 @@ _HOME = {
 }
 
 __all__ = [
-    "METHODS", "Batch", "CenterCrop", "Failure", "Import", "Loader", "Method", "Mistake", "Pretrained", "RandomCrop",
-    "Run", "Siamese", "import_set", "load", "load_weights", "open_source", "resolved", "save_timm", "save_vitmae",
-    "train", "verify",
+    "METHODS", "Batch", "CenterCrop", "Failure", "Import", "Loader", "Method", "Mistake", "Pretrained",
+    "RandomCrop", "Run", "Siamese", "import_set", "load", "load_weights", "open_source", "resolved", "save_timm",
+    "save_vitmae", "train", "verify",
 ]  # fmt: skip
 
 

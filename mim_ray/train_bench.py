@@ -40,6 +40,7 @@ Row = dict[str, float | int | str]
 SIZE: Words = {
     "encoder": "vit-tiny", "data.crop.size": (128, 128), "data.train": "sample:shapes:n=512", "batch": 32,
     "precision": "fp32", "steps": 100_000, "checkpoint.every_minutes": None, "tracking.every_steps": STEPS,
+    "eval.every_epochs": None,
 }  # fmt: skip
 KILLED_AFTER = (4, 11, 17)
 """Steps of R12's run, which takes a checkpoint every third."""
