@@ -29,6 +29,7 @@ class Optim(Spec):
     betas: tuple[float, float] = Field((0.9, 0.95), description="of adamw and lamb")
     momentum: float = Field(0.9, ge=0, lt=1, description="of lars and sgd")
     weight_decay: float = Field(0.05, ge=0, description="on matrices only")
+    weight_decay_final: float | None = Field(None, ge=0, description="approached by a half cosine; none: it stays")
     clip: float | None = Field(None, description="largest norm of the gradient; none: unlimited")
 
 

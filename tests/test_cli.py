@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mim_ray import cli, demo, output
+from mim_ray import cli, output
 from mim_ray.config import flatten
 from mim_ray.data import importer
 from mim_ray.errors import Failure
@@ -315,27 +315,6 @@ def test_what_data_commands_print_is_kept_where_mlflow_is_in_use(
     Path("mlflow.db").touch()
     say("data", "verify", out)
     assert list(kept) == ["data-verify"]
-
-
-def test_what_the_demo_prints_is_always_kept(
-    say: Say, kept: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    result = {"beton": "x.beton", "samples": 4, "sheet": "x.png", "backend": "torch", "images_per_second": 9}
-    result |= {"loss_before": 1.5, "loss_after": 0.5}
-    monkeypatch.setattr(demo, "demo", lambda _: result)
-    assert "1.5 → 0.5" in say("demo", "--no-track").out
-    assert kept == {}
-    assert say("demo", "--json").json() == result
-    assert kept["demo"] == {
-        "params": {"beton": "x.beton", "sheet": "x.png", "backend": "torch"},
-        "metrics": {
-            "demo/samples": 4,
-            "demo/images_per_second": 9,
-            "demo/loss_before": 1.5,
-            "demo/loss_after": 0.5,
-        },
-        "documents": {"demo.json": result},
-    }
 
 
 def test_commands_that_measure_nothing_leave_mlflow_alone() -> None:

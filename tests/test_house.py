@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train_bench": {"bench", "config", "data", "errors", "methods", "tracking", "training", "turns"},
     "benches": {"errors", "data", "step_bench", "train_bench"},
     "output": {"tracking"},
-    "demo": BASEMENT | {"data", "methods"},
+    "demo": {"data", "evaluate", "launch", "methods", "run", "siamese", "tracking", "transforms"},
     "processes": set(),
     "fake_cluster": {"errors", "processes"},
     "submit": {"errors"},

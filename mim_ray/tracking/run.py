@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -94,6 +94,16 @@ def reopen_run(uri: str, run_id: str) -> None:
 def end_run(uri: str, run_id: str, status: End) -> None:
     with needed(uri):
         connected(uri).set_terminated(run_id, status)
+
+
+def add_results(uri: str, run_id: str, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+    """What was found out about a run after its end."""
+    with needed(uri):
+        client = connected(uri)
+        for name, value in metrics.items():
+            client.log_metric(run_id, name, value)
+        for file in files:
+            client.log_artifact(run_id, str(file), "pictures")
 
 
 def find_run(uri: str, name_or_id: str) -> KnownRun | None:

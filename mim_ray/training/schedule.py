@@ -1,4 +1,4 @@
-"""What changes from step to step, for the whole run in advance: learning rate and EMA momentum."""
+"""What changes from step to step, for the whole run in advance: learning rate, weight decay, EMA momentum."""
 
 from typing import NamedTuple
 
@@ -17,6 +17,8 @@ class Plan(NamedTuple):
     steps: int
     steps_per_epoch: int
     lr: Numbers
+    weight_decay: Numbers
+    """Of the weights that decay."""
     momentum: Numbers
     """Of the EMA target; 1 where there is none."""
 
@@ -29,7 +31,10 @@ def planned(run: Run, steps_per_epoch: int) -> Plan:
     share = np.where(step < warmup, step / max(warmup, 1), 0.5 * (1 + np.cos(np.pi * after.clip(0, 1))))
     target = run.method.target
     momentum = [target.momentum_at(done) for done in step / steps] if isinstance(target, Ema) else np.ones(steps)
-    return Plan(steps, steps_per_epoch, base_lr(run) * share, np.asarray(momentum))
+    first = run.optim.weight_decay
+    final = first if run.optim.weight_decay_final is None else run.optim.weight_decay_final
+    decay = final + (first - final) * 0.5 * (1 + np.cos(np.pi * step / steps))
+    return Plan(steps, steps_per_epoch, base_lr(run) * share, decay, np.asarray(momentum))
 
 
 def base_lr(run: Run) -> float:

@@ -53,6 +53,8 @@ class Stepper:
             self.norm = nn.utils.clip_grad_norm_(self._trained(), math.inf if clip is None else clip)
         for group in self.optimiser.param_groups:
             group["lr"] = float(self.plan.lr[batch.step])
+            if group["weight_decay"]:
+                group["weight_decay"] = float(self.plan.weight_decay[batch.step])
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=self.ddp is None)
         self.model.follow(float(self.plan.momentum[batch.step]))

@@ -47,3 +47,12 @@ def test_the_momentum_of_the_target_follows_its_own_cosine() -> None:
     assert momentum[0] == pytest.approx(0.99)
     assert momentum[50] == pytest.approx(0.995)
     assert 0.9999 < momentum[-1] < 1
+
+
+def test_weight_decay_stays_or_follows_a_half_cosine() -> None:
+    assert set(planned(resolved("mae", {"epochs": 1}), 4).weight_decay) == {0.05}
+    words = {"epochs": 2, "optim.weight_decay": 0.04, "optim.weight_decay_final": 0.4}
+    decay = planned(resolved("mae", words), 50).weight_decay
+    assert decay[0] == pytest.approx(0.04)
+    assert decay[50] == pytest.approx(0.22)
+    assert 0.399 < decay[-1] < 0.4
