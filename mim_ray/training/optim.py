@@ -9,6 +9,9 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from mim_ray.run import Optim
 
+DECAYS = 0
+"""The group whose weights decay."""
+
 
 def groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices and tokens decay; biases, norms and other vectors do not."""

@@ -14,7 +14,7 @@ from mim_ray.draws import Purpose, keys
 from mim_ray.encoders.cnn import CNN
 from mim_ray.errors import Failure
 from mim_ray.run import Run
-from mim_ray.training.optim import load_optimiser_tensors, optimiser_for, optimiser_tensors
+from mim_ray.training.optim import DECAYS, load_optimiser_tensors, optimiser_for, optimiser_tensors
 from mim_ray.training.place import Place
 from mim_ray.training.schedule import Plan
 from mim_ray.views import Against, Measured
@@ -53,8 +53,7 @@ class Stepper:
             self.norm = nn.utils.clip_grad_norm_(self._trained(), math.inf if clip is None else clip)
         for group in self.optimiser.param_groups:
             group["lr"] = float(self.plan.lr[batch.step])
-            if group["weight_decay"]:
-                group["weight_decay"] = float(self.plan.weight_decay[batch.step])
+        self.optimiser.param_groups[DECAYS]["weight_decay"] = float(self.plan.weight_decay[batch.step])
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=self.ddp is None)
         self.model.follow(float(self.plan.momentum[batch.step]))
