@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 import secrets
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -162,8 +163,14 @@ def _tags(job: Job, run: Run) -> dict[str, str]:
         "mim_ray.python": platform.python_version(),
         "mim_ray.host": platform.node(),
         "mim_ray.dataset": str(run.data.train),
-        "mim_ray.replay": " ".join(["mim-ray train", job.method, *(f"{k}={v}" for k, v in job.overrides.items())]),
+        "mim_ray.replay": replay(job),
     }
+
+
+def replay(job: Job) -> str:
+    """A command that does it again, under a name of its own."""
+    words = (f"{path}={value}" for path, value in job.overrides.items() if path != "name")
+    return shlex.join(["mim-ray", "train", job.method, *words])
 
 
 def _dataset(run: Run) -> Dataset | None:

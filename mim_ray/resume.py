@@ -29,6 +29,7 @@ FREE = (
     "gpus_per_worker",
     "resources",
     "checkpoint.",
+    "eval.",
     "tracking.every_steps",
     "data.",
 )
@@ -37,7 +38,7 @@ FREE = (
 PLACES = ("storage", "tracking.uri")
 """Where a run is looked for."""
 
-BOUND = ("data.train", "data.crop", "data.samples_per_epoch")
+BOUND = ("data.train", "data.crop", "data.samples_per_epoch", "data.backend")
 """… but for these."""
 
 
@@ -62,30 +63,35 @@ def _known(name: str, overrides: Mapping[str, object]) -> Job:
     storage = Folder(absolute(str(overrides.get("storage", Run().storage))))
     uri = resolved_uri(str(overrides["tracking.uri"]) if "tracking.uri" in overrides else None)
     if storage.below(name).has(JOB):
-        return _with_password(job_of(storage.below(name).read(JOB)), uri)
+        return _found_in(storage, name, overrides, uri)
     known = None
     with suppress(Failure):  # MLflow need not be there for a run whose folder is
         known = find_run(uri, name)
     if known is not None:
-        folder = known["tags"].get("mim_ray.folder")
-        if folder is not None and Folder(folder).has(JOB):
-            return _with_password(job_of(Folder(folder).read(JOB)), uri)
-        job = from_mlflow(uri, known["run_id"], storage)
-        if job is not None:
-            return _with_password(job, uri)
+        place, _, folder = known["tags"].get("mim_ray.folder", "").rpartition("/")
+        if place and Folder(place).below(folder).has(JOB):
+            return _found_in(Folder(place), folder, overrides, uri)
+        if from_mlflow(uri, known["run_id"], storage):
+            return _found_in(storage, known["name"], {**overrides, "tracking.uri": uri}, uri)
     raise Mistake(f"no run {name!r} in {storage.url} or MLflow{nearest(name, storage.names())}")
 
 
-def _with_password(job: Job, uri: str) -> Job:
-    """Files hold none, so the address of the environment is taken where it is the same but for that."""
+def _found_in(storage: Folder, name: str, overrides: Mapping[str, object], uri: str) -> Job:
+    """It goes on where it lies, though it may have begun in another place, and on the server that is named.
+
+    Files hold no password, so the address of the environment is taken where it is the same but for that.
+    """
+    job = job_of(storage.below(name).read(JOB))
+    job = job._replace(overrides={**job.overrides, "storage": storage.url})
+    named = job.tracking_uri is not None and "tracking.uri" in overrides
     same = job.tracking_uri is not None and without_secrets(uri) == job.tracking_uri
-    return job._replace(tracking_uri=uri) if same else job
+    return job._replace(tracking_uri=uri) if named or same else job
 
 
-def from_mlflow(uri: str, run_id: str, storage: Folder) -> Job | None:
-    """A run whose folder is lost, laid out anew below `storage` from its artifacts; None: it has none."""
+def from_mlflow(uri: str, run_id: str, storage: Folder) -> bool:
+    """Lays out a run whose folder is lost anew below `storage`, from its artifacts if it has them."""
     if not has_artifact(uri, run_id, JOB):
-        return None
+        return False
     if storage.local is not None:  # made on the same disk, to be moved in
         storage.local.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".part-", dir=storage.local) as aside:
@@ -99,17 +105,17 @@ def from_mlflow(uri: str, run_id: str, storage: Folder) -> Job | None:
                     job.folder.below("checkpoints").take_in(files, name_of(step), last=WHOLE)
     job.folder.write(JOB, job.as_json().encode())
     logger.info("the run's folder is not here: it goes on in %s from what MLflow has", job.folder.url)
-    return job
+    return True
 
 
 def refuse_secrets(run: Run) -> None:
     """Every word of a run is written down in many places."""
     words = {"data.train": run.data.train, "data.val": run.data.val, "storage": run.storage}
     for path, word in (words | {"tracking.uri": run.tracking.uri}).items():
-        if word is not None and re.search(r"://[^/@]*:[^/@]*@", word):
+        if word is not None and re.search(r"://[^/]*@|://.*\?", word):
             raise Mistake(
-                f"{path}: expected no password in it, for a run's words are stored: set the variables of the "
-                "service instead, such as MLFLOW_TRACKING_PASSWORD or AWS_SECRET_ACCESS_KEY"
+                f"{path}: expected no password, token or signature in it, for a run's words are stored: set the "
+                "variables of the service instead, such as MLFLOW_TRACKING_PASSWORD or AWS_SECRET_ACCESS_KEY"
             )
 
 

@@ -44,7 +44,8 @@ class Checkpoint(Spec):
     )
     keep: PositiveInt = Field(2, description="how many of the newest to keep")
     best: str | None = Field(
-        "eval/knn_top1", description="keep the one where this is highest, too (lowest, for train/… and collapse/…)"
+        "eval/knn_top1",
+        description="keep the one where this is highest, too (lowest, for train/…), when looked at",
     )
     to_mlflow: bool = Field(False, description="also as artifacts, to go on from where the folder is lost")
 

@@ -177,10 +177,10 @@ class Siamese(nn.Module):
         grid = self.online.encoder.grid
         return t(pixels, position, grid=grid, normalise=self.normalise, seed=self.seed, view=view, partner=partner)
 
-    def follow(self, share: float) -> None:
-        """The target after a step; `share` of the run that is done."""
-        if self.target is not None and isinstance(self.method.target, Ema):
-            follow(self.target, self.online, self.method.target.momentum_at(share))
+    def follow(self, momentum: float) -> None:
+        """The target after a step, where there is one."""
+        if self.target is not None:
+            follow(self.target, self.online, momentum)
 
     def _pixels(self, crop: Tensor, position: Tensor, view: int) -> Tensor:
         return self.method.shared.coloured(self.normalise(crop), position, self.normalise, self.seed, view)

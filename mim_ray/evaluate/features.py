@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from mim_ray.data.beton import Beton
 from mim_ray.data.loader import Backend, Loader
 from mim_ray.data.place import local_beton
 from mim_ray.encoders.encoder import EncoderModule
+from mim_ray.evaluate.gathered import gathered_objects
 from mim_ray.transforms.crop import CenterCrop
 from mim_ray.views import Tokens, View
 
@@ -101,12 +101,3 @@ def likeness(patches: Tensor) -> Tensor:
         return patches.new_ones(len(patches), dtype=torch.float32)
     total = F.normalize(patches.float(), dim=2).sum(1).square().sum(1)
     return (total - count) / (count * (count - 1))
-
-
-def gathered_objects(mine: Any) -> list[Any]:
-    """What each worker has, in the order of their ranks."""
-    if world.size() == 1:
-        return [mine]
-    every: list[Any] = [None] * world.size()
-    dist.all_gather_object(every, mine)
-    return every

@@ -82,7 +82,8 @@ class Logbook:
             self.skipped |= set(snapshot.state["skipped"])
             self.rewinds = max(self.rewinds, snapshot.state["rewinds"])
             self._carried = snapshot.state["pending"]
-            self._set_best(snapshot.state.get("best"))
+            self._set_best(snapshot.state["best"])
+            self._seen, self.last = snapshot.state["seen"], snapshot.state["last"]
             self._saved = done
         self.reporter.open(self._carried)
         if snapshot is None:
@@ -208,6 +209,8 @@ class Logbook:
             "window": self.window,
             "pending": self.reporter.pending(),
             "best": self.best,
+            "seen": self._seen,
+            "last": self.last,
             "pieces": stepper.pieces,
             "workers": self.place.world,
         }
@@ -253,8 +256,8 @@ class Logbook:
             if self.run.eval.pictures:
                 self.reporter.picture(done, "views", lambda path: self.onlooker.draw(stepper.model, path))
         metric = self.run.checkpoint.best
-        if done and metric in self._seen:
-            value = self._seen[metric] * (1 if metric.startswith("eval/") else -1)
+        if done and metric in self.last:
+            value = self.last[metric] * (1 if metric.startswith("eval/") else -1)
             if self.best is None or value > self.best.value:
                 self._set_best((value, done))
         self._began += time.monotonic() - began

@@ -63,14 +63,22 @@ def load_optimiser_tensors(model: nn.Module, optimiser: Optimizer, tensors: dict
     state, numbers = optimiser.state_dict(), {}
     for number, name in enumerate(_names(model, optimiser)):
         numbers[name] = number
+    weights = dict(trainable(model))
     state["state"] = {}
     for path, value in tensors.items():
         name, _, what = path.rpartition("/")
         if name.startswith("/"):
             state["param_groups"][int(name[1:])][what] = value
         else:
-            state["state"].setdefault(numbers[name], {})[what] = value
+            state["state"].setdefault(numbers[name], {})[what] = laid_out(value, weights[name])
     optimiser.load_state_dict(state)
+
+
+def laid_out(value: Tensor, weight: Tensor) -> Tensor:
+    """In memory as its weight is, for a fused step takes both as they lie (a CNN's are channels last)."""
+    if value.shape != weight.shape:
+        return value
+    return torch.empty_like(weight, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def _names(model: nn.Module, optimiser: Optimizer) -> list[str]:

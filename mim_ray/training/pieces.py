@@ -28,6 +28,7 @@ def pieces_that_fit(run: Run, place: Place) -> int:
         agreed = torch.tensor(pieces, device=place.device)
         dist.all_reduce(agreed, dist.ReduceOp.MAX)
         pieces = int(agreed)
+    pieces = min(pieces, min(shares(run.batch, place.world)))  # none of them empty
     check_pieces(run, pieces, place.world)
     return pieces
 

@@ -116,8 +116,8 @@ def test_no_gradient_reaches_the_shadow_and_it_follows_when_told(name: str, enco
     before = {name: weight.clone() for name, weight in shadow.items()}
     drift(model.online)
     assert all(torch.equal(before[name], shadow[name]) for name in shadow)
-    model.follow(0.25)
-    momentum = model.method.target.momentum_at(0.25)
+    momentum = 0.25
+    model.follow(momentum)
     for name, weight in shadow.items():
         assert torch.allclose(weight, momentum * before[name] + (1 - momentum) * online[name], atol=1e-6)
 
