@@ -23,7 +23,7 @@ def resources_of_a_worker(run: Run) -> dict[str, float]:
         gpus = 1.0 if there.get("GPU") else 0.0
     cpus = run.cpus_per_worker
     if cpus is None:
-        cpus = 1 if grows() else max(1, int(there.get("CPU", 1)) // run.most_workers)
+        cpus = 1 if grows() else cores_of_a_worker(run.most_workers, gpus)
     needed: dict[str, float] = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
     for item in run.resources:
         name, _, amount = item.partition(":")
@@ -32,6 +32,16 @@ def resources_of_a_worker(run: Run) -> dict[str, float]:
         except ValueError:
             raise Mistake(f"resources={item}: expected NAME:AMOUNT, as in a100:1") from None
     return needed
+
+
+def cores_of_a_worker(workers: int, gpus: float) -> int:
+    """The most that all of them can have, for each lives on one node."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cores = [int(node.get("CPU", 0)) for node in nodes if node.get("GPU", 0) >= gpus]
+    for each in range(max(cores, default=1), 1, -1):
+        if sum(have // each for have in cores) >= workers:
+            return each
+    return 1
 
 
 def check_room(run: Run, needed: dict[str, float]) -> None:

@@ -36,7 +36,8 @@ def test_it_ends_with_a_model_that_can_be_loaded(
     command = line.removeprefix("Load it:").strip().replace("python", sys.executable, 1)
     card = subprocess.check_output(command, shell=True, text=True, cwd=tmp_path, env=dict(os.environ))
     assert "method='rmae'" in card
-    assert Image.open("out/reconstructions.png").width > 5 * 32
+    with Image.open("out/reconstructions.png") as picture:
+        assert picture.width > 5 * 32
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     run_id = mim_ray.load("mim-encoder/1").card.run_id
     metrics = client.get_run(str(run_id)).data.metrics

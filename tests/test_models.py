@@ -1,6 +1,7 @@
 """A trained encoder, from the end of a run back into a notebook; and a run whose folder is lost."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from mlflow import MlflowClient
 
 import mim_ray
+from mim_ray import cli
 from mim_ray.errors import Failure, Mistake
 from mim_ray.evaluate.features import pooled
 from mim_ray.methods import resolved
@@ -90,12 +92,47 @@ def test_a_run_goes_on_from_mlflow_where_its_folder_is_lost(here: Path) -> None:
     cut = trained("lost", eval__every_epochs=None, checkpoint__to_mlflow=True)
     assert cut["weights_sha256"] == whole["weights_sha256"]
     shutil.rmtree(here / "runs" / "lost")
+    for slot in ("a", "b"):  # as if it had been lost before its end
+        state = next(here.glob(f"mlruns/*/{cut['run_id']}/artifacts/checkpoints/{slot}/state.json"))
+        if json.loads(state.read_text())["step"] == 10:
+            shutil.rmtree(state.parent)
     again = mim_ray.train(resume="lost")
+    assert again["images_per_second"] > 0
     assert again["weights_sha256"] == whole["weights_sha256"]
     assert again["run_id"] == cut["run_id"]
     client = MlflowClient(f"sqlite:///{here}/mlflow.db")
     history = client.get_metric_history(cut["run_id"], "train/loss")
     assert [point.step for point in history] == [2, 4, 6, 8, 10]
+
+
+def test_a_run_that_was_moved_goes_on_where_it_lies(here: Path) -> None:
+    whole = trained("whole", eval__every_epochs=None)
+    trained("moved", eval__every_epochs=None)
+    (here / "elsewhere").mkdir()
+    shutil.move(here / "runs" / "moved", here / "elsewhere" / "moved")
+    newest = here / "elsewhere" / "moved" / "checkpoints" / "step-000000010"
+    shutil.rmtree(newest)
+    again = mim_ray.train(resume="moved", storage="elsewhere")
+    assert again["weights_sha256"] == whole["weights_sha256"]
+    assert Path(again["checkpoint"]) == newest
+    assert not (here / "runs" / "moved").exists()
+
+
+def test_a_replay_does_the_same_again(here: Path) -> None:
+    first = trained("first", eval__every_epochs=None, storage="my runs")
+    client = MlflowClient(f"sqlite:///{here}/mlflow.db")
+    program, *words = shlex.split(client.get_run(first["run_id"]).data.tags["mim_ray.replay"])
+    assert (program, cli.run(words)) == ("mim-ray", 0)
+    runs = client.search_runs([client.get_run(first["run_id"]).info.experiment_id])
+    assert len(runs) == 2
+    assert len({run.data.metrics["train/loss"] for run in runs}) == 1
+
+
+@pytest.mark.usefixtures("here")
+def test_a_finished_run_that_is_resumed_keeps_its_numbers() -> None:
+    first = trained("first")
+    assert mim_ray.train(resume="first")["metrics"] == first["metrics"]
+    assert load("first").card.metrics == first["metrics"]
 
 
 def test_what_is_no_model_is_said(here: Path) -> None:

@@ -60,7 +60,8 @@ def starting_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
     """Starts while the tests that need none are running, for it takes long."""
     server = Server(tmp_path_factory.mktemp("server"))
     yield server
-    server.kill()
+    with suppress(ProcessLookupError):  # a test may have ended with it gone
+        server.kill()
 
 
 @pytest.fixture

@@ -21,7 +21,11 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 STEPS = 12
+FILES_AT_THE_END = 4
+"""Weights and words of the encoder, and of the whole method."""
+
 SMALL: dict[str, object] = {
+    "eval.every_epochs": "none",
     "encoder": "micro",
     "data.train": "sample:shapes:n=32",
     "data.backend": "torch",
@@ -102,7 +106,7 @@ def test_a_server_that_never_comes_back_is_said_and_costs_nothing(
         assert mim_ray(["train", "mae", *words, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["steps"] == STEPS
-    assert 9 <= result["unsent"] <= STEPS
+    assert 9 <= result["unsent"] <= STEPS + FILES_AT_THE_END
     journal = tmp_path / "runs" / "run" / "journal"
     assert f"MLflow lacks {result['unsent']} records of the run: they stay in {journal}" in caplog.text
     assert len((journal / "metrics.jsonl").read_text().splitlines()) == STEPS

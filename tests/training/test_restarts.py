@@ -35,6 +35,18 @@ def test_a_run_is_killed_three_times(tmp_path: Path, alone: str) -> None:
     assert min(ended.losses) == 7
 
 
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [("simmim_r50", {"encoder": "resnet-micro", "steps": 5}), ("mocov3", {"steps": 5})],
+)
+def test_a_cnn_and_an_average_go_on_as_they_were(method: str, changes: dict[str, object], tmp_path: Path) -> None:
+    whole = worked(job_at(tmp_path / "whole", method, changes))
+    assert whole.code == 0, whole.said
+    job = job_at(tmp_path / "killed", method, changes)
+    assert worked(job, die_at=4).code == -9
+    assert worked(job).result["weights_sha256"] == whole.result["weights_sha256"]
+
+
 KILLS = 10
 LONG: dict[str, object] = {"steps": 48, "checkpoint.every_steps": 5}
 
