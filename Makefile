@@ -9,7 +9,7 @@ help:            ## what there is to make
 setup:           ## install everything the project needs (again: a second)
 	@cluster/setup.sh
 
-demo: setup      ## sample pictures to a dataset, read back through the loader
+demo: setup      ## the main job in small: R-MAE on two Ray workers, probed and registered
 	@$(BIN)/mim-ray demo
 
 test: setup      ## all tests

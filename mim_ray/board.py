@@ -1,5 +1,7 @@
 """Workers and whoever launched them leave word for each other here; an actor that imports nothing."""
 
+from typing import Any
+
 FRUITLESS = 6
 """How often in a row a run may be lost at the same step before it is given up."""
 
@@ -7,13 +9,18 @@ FRUITLESS = 6
 class Board:
     """Where workers and whoever launched them leave word for each other."""
 
-    def __init__(self) -> None:
+    def __init__(self, job: dict[str, Any] | None = None) -> None:
+        self._job = job
         self._numbers: dict[str, float] = {}
         self._stop = False
         self._refusal: tuple[str, str] | None = None
         self._words: dict[str, bool] = {}
         self._place: tuple[float, int] | None = None
         self._losses, self._last_words = 0, "its processes ended without a word"
+
+    def job(self) -> dict[str, Any] | None:
+        """Here and not among the settings of Ray Train, which it writes down: an address may hold a password."""
+        return self._job
 
     def tell(self, numbers: dict[str, float]) -> None:
         self._numbers = numbers

@@ -38,7 +38,7 @@ SETTINGS: dict[str, object] = {
     "method.measure.head.heads": 4,
     "optim.blr": 2e-3,
     "schedule.warmup_epochs": 1,
-    "eval.every_epochs": 2,
+    "eval.most": 1000,
     "eval.share": 1.0,
     "tracking.every_steps": 10,
     "tracking.model": MODEL,
@@ -100,5 +100,5 @@ def _model(run: Run) -> Siamese:
 
 def _probed(model: Siamese, run: Run, betons: Mapping[str, Path]) -> dict[str, float]:
     crop = CenterCrop(size=run.data.crop.size, share=run.eval.share)
-    found = probed(model, betons["train"], betons["val"], list(LABELS), crop, run.pool)
+    found = probed(model, betons["train"], betons["val"], crop, run.pool)
     return {name: found[label] for label, name in LABELS.items()}

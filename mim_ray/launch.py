@@ -61,8 +61,8 @@ def train(
         engine, train_there = connected(address), on_ray
     with _entering(job) as entering, engine:
         result = train_there(entering.result())
-        asked = result.pop("asked")
-        if asked is not None:
+        asked, finished = result.pop("asked"), result.pop("finished", False)
+        if asked is not None and not finished:
             logger.info("stopped after a checkpoint: go on with mim-ray train --resume %s", run.name)
             raise SystemExit(128 + asked)
         job = entering.result()
@@ -88,10 +88,9 @@ def begun(method: str, overrides: Mapping[str, object], track: bool, address: st
             f"name={run.name}: {job.folder.url} has a run of that name: resume it with --resume {run.name}"
         )
     here = run.most_workers == 0 or (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
-    if here and ":" not in str(run.data.train) and not Path(str(run.data.train)).exists():
-        raise Mistake(
-            f"data.train={run.data.train}: no such file: expected a beton (mim-ray data import makes one)"
-        )
+    for path, place in (("data.train", run.data.train), ("data.val", run.data.val)):
+        if here and place is not None and ":" not in place and not Path(place).exists():
+            raise Mistake(f"{path}={place}: no such file: expected a beton (mim-ray data import makes one)")
     job.folder.prove_writable()
     return job._replace(tracking_uri=resolved_uri(run.tracking.uri)) if track else job
 
@@ -150,6 +149,9 @@ def _entering(job: Job) -> Iterator[Future[Job]]:
                 if job.tracking_uri is not None and job.run_id is not None:
                     by_hand = isinstance(error, KeyboardInterrupt | SystemExit)
                     end_run(job.tracking_uri, job.run_id, "KILLED" if by_hand else "FAILED")
+            if isinstance(error, Mistake) and not job.folder.below("checkpoints").names():
+                with suppress(OSError):  # so that the corrected words may have its name
+                    job.folder.remove("")
             raise
 
 

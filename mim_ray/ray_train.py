@@ -42,12 +42,12 @@ def on_ray(job: Job, task: Task = work) -> dict[str, Any]:
     run = job.run
     needed = resources_of_a_worker(run)
     check_room(run, needed)
-    board = _board()
+    board = _board(job)
     if run.least_workers < run.most_workers:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", SHRINK_SECONDS)
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"job": job._asdict(), "board": board, "task": task},
+        train_loop_config={"board": board, "task": task},
         torch_config=TorchConfig(backend="nccl" if needed.get("GPU") else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=run.least_workers if ":" not in run.workers else (run.least_workers, run.most_workers),
@@ -57,7 +57,7 @@ def on_ray(job: Job, task: Task = work) -> dict[str, Any]:
         ),
         run_config=RunConfig(
             name=f"attempt-{int(time.time() * 1000)}",
-            storage_path=_place_for_ray(job),
+            **_place_for_ray(job),
             failure_config=FailureConfig(max_failures=-1),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
@@ -90,7 +90,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     logger.addHandler(voice)
     try:
         task: Task = config["task"]
-        return task(Job(**config["job"]), place)
+        return task(Job(**ray.get(board.job.remote())), place)
     except (Mistake, Failure) as error:
         ray.get(board.refuse.remote(type(error).__name__, f"{error}{_where(context)}"))
         raise
@@ -101,10 +101,10 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
         logger.removeHandler(voice)
 
 
-def _board() -> Any:
+def _board(job: Job) -> Any:
     """Beside whoever launches, for any other node may go."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote(job._asdict())
 
 
 class _Voice(logging.Handler):
@@ -186,9 +186,14 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _place_for_ray(job: Job) -> str:
+def _place_for_ray(job: Job) -> dict[str, Any]:
+    """Where Ray Train keeps its own notes: reached as the checkpoints are, for it would know other protocols."""
     folder = job.folder.below("ray")
-    return folder.url if folder.local is None else str(folder.local.absolute())
+    if folder.local is not None:
+        return {"storage_path": str(folder.local.absolute())}
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    return {"storage_path": folder.root, "storage_filesystem": PyFileSystem(FSSpecHandler(folder.fs))}
 
 
 def _where(context: Any) -> str:

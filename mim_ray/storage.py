@@ -65,7 +65,8 @@ class Folder:
         shutil.rmtree(source)
 
     def remove(self, name: str) -> None:
-        self.fs.rm(f"{self.root}/{name}", recursive=True)
+        """`""` is the folder itself."""
+        self.fs.rm(f"{self.root}/{name}".rstrip("/"), recursive=True)
 
     def prove_writable(self) -> None:
         """By some bytes, for a full disk still takes a name."""

@@ -135,6 +135,19 @@ def test_a_finished_run_that_is_resumed_keeps_its_numbers() -> None:
     assert load("first").card.metrics == first["metrics"]
 
 
+def test_a_mistake_leaves_the_name_free(here: Path) -> None:
+    with pytest.raises(Mistake, match="batch=64"):
+        trained("named", batch=64)
+    assert not (here / "runs" / "named").exists()
+    assert trained("named", steps=2)["steps"] == 2
+
+
+def test_pictures_to_look_at_that_are_not_there_are_missed_before_the_start(here: Path) -> None:
+    with pytest.raises(Mistake, match=r"^data.val=.*nowhere.beton: no such file"):
+        trained("blind", data__val="nowhere.beton")
+    assert not (here / "mlflow.db").exists()
+
+
 def test_what_is_no_model_is_said(here: Path) -> None:
     with pytest.raises(Mistake, match="no model 'nix'"):
         load("nix")

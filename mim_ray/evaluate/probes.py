@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from mim_ray.evaluate.features import Features, Pool, evaluating, features_of, few_pictures
+from mim_ray.evaluate.features import Pool, evaluating, features_of, few_pictures
 from mim_ray.evaluate.linear import linear_probe
 from mim_ray.siamese import Siamese
 from mim_ray.transforms.crop import CenterCrop
@@ -12,21 +13,21 @@ from mim_ray.transforms.crop import CenterCrop
 ALL = 1 << 40
 
 
-def probed(
-    model: Siamese, train: Path, val: Path, labels: list[str], crop: CenterCrop, pool: Pool
-) -> dict[str, float]:
-    """The share of `val` that is right, of each label, at the best learning rate."""
+def probed(model: Siamese, train: Path, val: Path, crop: CenterCrop, pool: Pool) -> dict[str, float]:
+    """The share of `val` that is right, of each label that the sets have, at the best learning rate."""
+    seen, labels = _features(model, train, crop, pool)
+    asked, wanted = _features(model, val, crop, pool)
     found = {}
     for label in labels:
-        seen, asked = (_features(model, path, label, crop, pool) for path in (train, val))
-        assert seen.labels is not None
-        assert asked.labels is not None
-        scores = linear_probe(seen.pooled, seen.labels, asked.pooled, asked.labels)
+        scores = linear_probe(seen, labels[label], asked, wanted[label])
         found[label] = max(score.top1 for score in scores.values())
     return found
 
 
-def _features(model: Siamese, path: Path, label: str, crop: CenterCrop, pool: Pool) -> Features:
-    loader = few_pictures(path, ALL, crop, device=torch.device("cpu"), label=label)
+def _features(model: Siamese, path: Path, crop: CenterCrop, pool: Pool) -> tuple[Tensor, dict[str, Tensor]]:
+    """Of every picture, in the order of the set, and all its labels."""
+    loader = few_pictures(path, ALL, crop, device=torch.device("cpu"))
     with evaluating(model):
-        return features_of(model.online.encoder, model.normalise, loader, pool)
+        features = features_of(model.online.encoder, model.normalise, loader, pool)
+    labels = {name: torch.from_numpy(column.copy()) for name, column in loader.beton.labels.items()}
+    return features.pooled, labels

@@ -137,10 +137,14 @@ class Writer:
         try:
             self.newest = self._checkpoints.write(snapshot)
             self.error = None
-            self._written(self._checkpoints.folder.below(self.newest))
         except Exception as error:  # the run goes on, and the next checkpoint tries again
             self.error = error
             logger.warning("checkpoint of step %s could not be written: %s", snapshot.step, error)
+            return
+        try:
+            self._written(self._checkpoints.folder.below(self.newest))
+        except Exception as error:  # it is there all the same
+            logger.warning("checkpoint of step %s is not sent on: %s", snapshot.step, error)
 
 
 @contextmanager

@@ -27,6 +27,9 @@ logger = logging.getLogger("mim_ray.training")
 PATIENCE_SECONDS = 120.0
 """How long the end of a run waits for an MLflow that cannot be reached."""
 
+SHORT_PATIENCE_SECONDS = 15.0
+"""The same for a run that is asked to stop: whoever asked waits."""
+
 SKIPS = 3
 """How often a run may step over a batch whose loss is not finite."""
 
@@ -64,6 +67,7 @@ class Logbook:
         self.last: Row = {}
         self._seen: Row = {}
         self.best: Best | None = None
+        self._heeded = Notice.NONE
         self._carried: list[Record] = []
         self._saved, self._saved_at = -1, time.monotonic()
         self._began, self._began_waiting, self._began_at = time.monotonic(), 0.0, 0
@@ -85,6 +89,8 @@ class Logbook:
             self._set_best(snapshot.state["best"])
             self._seen, self.last = snapshot.state["seen"], snapshot.state["last"]
             self._saved = done
+            if snapshot.state["workers"] == self.place.world:
+                stepper.pieces = snapshot.state["pieces"]  # or other sums would be made in another order
         self.reporter.open(self._carried)
         if snapshot is None:
             self._save(stepper, 0, at_once=True)
@@ -119,8 +125,10 @@ class Logbook:
         if self._looks(done):
             self._look(stepper, done)
         notice = self._agreed_most(self.place.notice())
-        if self._is_due(done) or (self.best and self.best.step == done) or (notice and self._saved != done):
-            self._save(stepper, done, at_once=notice != Notice.NONE)
+        urgent = notice > self._heeded and self._saved != done
+        self._heeded = notice
+        if urgent or self._is_due(done) or (self.best and self.best.step == done):
+            self._save(stepper, done, at_once=urgent)
         if notice == Notice.STOP:
             raise Stopped(done)
         if done % max(self.plan.steps_per_epoch, self.run.tracking.every_steps) == 0:
@@ -152,12 +160,16 @@ class Logbook:
         name = name_of(done)
         if done == self.plan.steps:
             self.reporter.model(stepper.model, done, self.last, self.checkpoints.folder.below(name))
-        unsent = self.reporter.close("FINISHED" if done == self.plan.steps else "KILLED", PATIENCE_SECONDS)
+        finished = done == self.plan.steps
+        unsent = self.reporter.close(
+            "FINISHED" if finished else "KILLED", PATIENCE_SECONDS if finished else SHORT_PATIENCE_SECONDS
+        )
         best = {} if self.best is None else {"best": f"{self.checkpoints.folder.url}/{name_of(self.best.step)}"}
         return {
             "checkpoint": f"{self.checkpoints.folder.url}/{name}",
             "weights_sha256": self.checkpoints.checksum(name),
             "unsent": unsent,
+            "finished": finished,
             **best,
         }
 
@@ -228,7 +240,7 @@ class Logbook:
             "train/gradient_norm": float(stepper.norm),
             "train/epoch": done / self.plan.steps_per_epoch,
             "speed/images_per_second": (done - self._began_at) * self.run.batch / seconds,
-            "speed/data_wait": (self.loader.waited_seconds - self._began_waiting) / seconds,
+            "speed/data_wait": max(0.0, self.loader.waited_seconds - self._began_waiting) / seconds,
             "memory/gigabytes": used_gigabytes(self.place.device),
         }
         self.reporter.numbers(done, self.last)
