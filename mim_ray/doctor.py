@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import platform
-import re
 import shutil
 import socket
 import subprocess
@@ -21,6 +20,7 @@ import torch
 from mim_ray.data import native
 from mim_ray.data.beton import Beton
 from mim_ray.data.memory import available_bytes, in_words
+from mim_ray.errors import without_secrets
 
 APT = "apt-get install pkg-config libopencv-dev libturbojpeg0-dev g++ python3-dev"
 REACH_SECONDS = 3.0
@@ -110,7 +110,7 @@ def _ray() -> Finding:
     found = _installed("ray")
     if found is None:
         return Finding("ray", "failure", "not installed", "make setup")
-    address = _without_secrets(os.environ.get("RAY_ADDRESS", ""))
+    address = without_secrets(os.environ.get("RAY_ADDRESS", ""))
     if address in ("", "auto", "local"):
         return Finding("ray", "ok", f"{found}, RAY_ADDRESS names no cluster: a local Ray is started when needed")
     if _reachable(address):
@@ -123,7 +123,7 @@ def _mlflow() -> Finding:
     found = _installed("mlflow")
     if found is None:
         return Finding("mlflow", "failure", "not installed", "make setup")
-    uri = _without_secrets(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
+    uri = without_secrets(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
     if uri.startswith("sqlite:///"):
         folder = Path(uri.removeprefix("sqlite:///")).resolve().parent
         if folder.is_dir() and os.access(folder, os.W_OK):
@@ -170,8 +170,3 @@ def _reachable(address: str) -> bool:
             return True
     except (OSError, ValueError, KeyError):
         return False
-
-
-def _without_secrets(uri: str) -> str:
-    """Without user and password, and without a query, which may hold a token."""
-    return re.sub("://[^/].*@", "://", uri).partition("?")[0]

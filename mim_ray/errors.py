@@ -24,3 +24,9 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 def _without_digits(text: str) -> str:
     return re.sub(r"\d", "", text)
+
+
+def without_secrets(text: str) -> str:
+    """Text that names URLs, less their users, passwords and tokens, and the signatures in their queries."""
+    text = re.sub(r"(\w+://)[^/\s@:]*(?::(?:\S*|[^/@]*))?@", r"\1", text)
+    return re.sub(r"(\w+://[^\s?]*)\?[^\s'\")]+", r"\1", text)

@@ -2,19 +2,17 @@
 
 import json
 import logging
-import re
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from mim_ray.errors import Failure, Mistake, nearest
+from mim_ray.errors import Failure, Mistake, nearest, without_secrets
 from mim_ray.phrases import as_text
 from mim_ray.run import Run
 from mim_ray.storage import Folder
 from mim_ray.tracking.registry import fetch, has_artifact
 from mim_ray.tracking.run import find_run, resolved_uri
-from mim_ray.tracking.server import without_secrets
 from mim_ray.training.checkpoint import WHOLE, name_of
 from mim_ray.training.job import Job, job_of
 from mim_ray.training.reporter import SLOTS
@@ -112,7 +110,7 @@ def refuse_secrets(run: Run) -> None:
     """Every word of a run is written down in many places."""
     words = {"data.train": run.data.train, "data.val": run.data.val, "storage": run.storage}
     for path, word in (words | {"tracking.uri": run.tracking.uri}).items():
-        if word is not None and re.search(r"://[^/]*@|://.*\?", word):
+        if word is not None and without_secrets(word) != word:
             raise Mistake(
                 f"{path}: expected no password, token or signature in it, for a run's words are stored: set the "
                 "variables of the service instead, such as MLFLOW_TRACKING_PASSWORD or AWS_SECRET_ACCESS_KEY"

@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | BASEMENT
     | {"data", "methods", "phrases", "ray_train", "run", "storage", "tracking", "training"},
     "spaces": set(),
-    "doctor": {"data"},
+    "doctor": {"data", "errors"},
     "turns": {"data", "ray_train", "training", "views"},
     "train_bench": {"bench", "config", "data", "errors", "methods", "tracking", "training", "turns"},
     "benches": {"errors", "data", "step_bench", "train_bench"},

@@ -10,7 +10,8 @@ from filelock import FileLock
 
 from mim_ray.data.importer import Import, import_set
 from mim_ray.data.sources import open_source
-from mim_ray.data.stage import Mode, cache_folder, stage, without_secrets
+from mim_ray.data.stage import Mode, cache_folder, stage
+from mim_ray.errors import without_secrets
 from mim_ray.progress import progress
 
 MAKERS = ("mim_ray", "numpy", "pillow", "scikit-image", "scikit-learn")

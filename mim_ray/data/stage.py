@@ -21,7 +21,7 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from mim_ray.errors import Failure, Mistake, nearest
+from mim_ray.errors import Failure, Mistake, nearest, without_secrets
 
 LOG = logging.getLogger("mim_ray.stage")
 CHUNK = 8 * 2**20
@@ -83,11 +83,6 @@ def reading(source: str) -> Iterator[None]:
         raise Failure(
             f"{without_secrets(source)} cannot be read ({reason}): check its address and your access"
         ) from None
-
-
-def without_secrets(text: str) -> str:
-    """Text that names URLs, less their passwords and the signatures in their queries."""
-    return re.sub(r"(\w+://)[^/@\s]+@", r"\1", re.sub(r"(\w+://[^\s?]*)\?[^\s'\")]+", r"\1", text))
 
 
 def require(path: Path) -> None:

@@ -4,9 +4,9 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from mim_ray.errors import Failure, Mistake
+from mim_ray.errors import Failure, Mistake, without_secrets
 from mim_ray.tracking.run import find_run, resolved_uri
-from mim_ray.tracking.server import connected, needed, without_secrets
+from mim_ray.tracking.server import connected, needed
 
 FOLDER = "encoder"
 """Of a run's artifacts."""

@@ -9,8 +9,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
 
-from mim_ray.errors import Failure
-from mim_ray.tracking.server import connected, needed, status_of, without_secrets
+from mim_ray.errors import Failure, without_secrets
+from mim_ray.tracking.server import connected, needed, status_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

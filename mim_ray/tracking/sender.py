@@ -4,9 +4,9 @@ import logging
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
-from mim_ray.errors import Failure
+from mim_ray.errors import Failure, without_secrets
 from mim_ray.tracking.run import End, restore
-from mim_ray.tracking.server import connected, reason, status_of, without_secrets
+from mim_ray.tracking.server import connected, reason, status_of
 from mim_ray.tracking.spool import Artifact, Entry, Record, Spool
 
 if TYPE_CHECKING:

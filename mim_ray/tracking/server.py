@@ -1,13 +1,12 @@
 """The door to MLflow: how it is reached, and its troubles in words. MLflow is imported when first needed."""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from mim_ray.errors import Failure
+from mim_ray.errors import Failure, without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -77,8 +76,3 @@ def reason(error: BaseException) -> str:
     said = root if isinstance(root, OSError) else error
     words = said.strerror if isinstance(said, OSError) and said.strerror else str(said) or type(said).__name__
     return without_secrets(" ".join(words.split()))[:LONGEST_REASON]
-
-
-def without_secrets(text: str) -> str:
-    """Without user and password, and without queries, which may hold a token."""
-    return re.sub(r"(?<=//)\S*@|\?\S*", "", text)

@@ -4,10 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from mim_ray.errors import without_secrets
 from mim_ray.methods import resolved
 from mim_ray.run import Run
 from mim_ray.storage import Folder
-from mim_ray.tracking.server import without_secrets
 
 
 class Job(NamedTuple):

@@ -21,8 +21,8 @@ import fsspec
 import pytest
 from filelock import FileLock
 
-from mim_ray.data.stage import on_network, stage, without_secrets
-from mim_ray.errors import Failure, Mistake
+from mim_ray.data.stage import on_network, stage
+from mim_ray.errors import Failure, Mistake, without_secrets
 
 staging = import_module("mim_ray.data.stage")
 BYTES = os.urandom(100_000)

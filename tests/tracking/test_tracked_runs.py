@@ -10,7 +10,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from mim_ray.errors import Failure
+from mim_ray.errors import Failure, without_secrets
 from mim_ray.tracking.run import (
     CUT,
     LONGEST_VALUE,
@@ -21,7 +21,6 @@ from mim_ray.tracking.run import (
     reopen_run,
     resolved_uri,
 )
-from mim_ray.tracking.server import without_secrets
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
 
