@@ -15,6 +15,7 @@ from typing import Any
 
 from mim_ray.config import changed, flatten
 from mim_ray.data.card import Card
+from mim_ray.data.place import local_beton
 from mim_ray.errors import Failure, Mistake
 from mim_ray.methods import METHODS, resolved
 from mim_ray.resume import JOB, absolute, refuse_secrets, resumed
@@ -105,8 +106,10 @@ def entered(job: Job) -> Job:
     elif not job.folder.has(JOB):
         if job.tracking_uri is not None:
             run = job.run
-            tags, experiment = _tags(job, run), run.tracking.experiment
-            run_id = create_run(job.tracking_uri, experiment, run.name, flatten(run), tags, _dataset(run))
+            dataset = _dataset(run)
+            tags = _tags(job, run) | ({} if dataset is None else {"mim_ray.dataset_checksum": dataset.checksum})
+            experiment = run.tracking.experiment
+            run_id = create_run(job.tracking_uri, experiment, run.name, flatten(run), tags, dataset)
             job = job._replace(run_id=run_id)
         job.folder.write(JOB, job.as_json().encode())
     return job
@@ -176,7 +179,9 @@ def replay(job: Job) -> str:
 
 
 def _dataset(run: Run) -> Dataset | None:
-    """As far as its card lies here."""
+    """As far as its card lies here; a sample set is made, a URL is not fetched for it."""
+    path = str(run.data.train)
     with suppress(OSError, ValueError, Mistake, Failure):
-        return Dataset(str(run.data.train), Card.read(Path(str(run.data.train))).checksum)
+        beton = local_beton(path) if path.startswith("sample:") else Path(path)
+        return Dataset(path, Card.read(beton).checksum)
     return None

@@ -79,7 +79,13 @@ def test_a_run_leaves_its_encoder_in_the_registry_and_its_best_checkpoint(here: 
     kept = sorted(path.name for path in Path(found["checkpoint"]).parent.iterdir())
     assert kept == sorted({f"step-{best.step:09}", "step-000000008", "step-000000010"})
     assert found["best"].endswith(f"step-{best.step:09}")
-    metrics = client.get_run(found["run_id"]).data.metrics
+    run = client.get_run(found["run_id"])
+    assert run.inputs is not None
+    (given,) = run.inputs.dataset_inputs
+    assert run.data.tags["mim_ray.dataset_checksum"].startswith(given.dataset.digest)
+    state = json.loads(Path(found["checkpoint"], "state.json").read_text())
+    assert state["versions"]["mim_ray"] == run.data.tags["mim_ray.version"]
+    metrics = run.data.metrics
     assert {"collapse/feature_spread", "collapse/alarms", "system/cpu_utilization_percentage"} <= set(metrics)
     pictures = [item.path for item in client.list_artifacts(found["run_id"], "pictures/views")]
     assert pictures == [f"pictures/views/{step:09}.png" for step in (0, 2, 4, 6, 8, 10)]

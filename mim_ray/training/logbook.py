@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import torch
@@ -225,6 +226,7 @@ class Logbook:
             "last": self.last,
             "pieces": stepper.pieces,
             "workers": self.place.world,
+            "versions": {name: version(name) for name in ("mim_ray", "torch")},
         }
         self.writer.write(Snapshot(done, weights, optimiser, state))
         if at_once:
