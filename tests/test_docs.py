@@ -23,6 +23,7 @@ DOCUMENTS = [
     ROOT / "benchmarks/README.md",
 ]
 SECONDS = 280.0
+MLFLOWS_OWN = "ignore::DeprecationWarning"
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -50,7 +51,7 @@ def test_what_a_document_says_runs(document: Path, tmp_path: Path) -> None:
     forked = False
     for language, text in blocks(document):
         if language == "python":
-            run([sys.executable, "-W", "error", "-c", text], tmp_path)
+            run([sys.executable, "-W", "error", "-W", MLFLOWS_OWN, "-c", text], tmp_path)
             continue
         for line in text.splitlines():
             words = shlex.split(line, comments=True)

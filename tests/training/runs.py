@@ -23,7 +23,7 @@ SMALL: dict[str, object] = {
     "tracking.every_steps": 1,
     "checkpoint.every_steps": 3,
     "optim.blr": 5e-3,
-    "eval.every_epochs": None,
+    "eval.every_epochs": "none",
 }
 
 
