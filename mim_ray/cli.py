@@ -1,6 +1,7 @@
 """`mim-ray`: results on stdout, everything else on stderr; 0 done, 1 failed, 2 the user's mistake."""
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -35,7 +36,12 @@ STOPPED = 130
 
 def main(words: Sequence[str] | None = None) -> None:
     """The console script."""
-    sys.exit(run(words))
+    code = run(words)
+    if "ray" in sys.modules:  # its threads can crash an interpreter that is being taken down
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(words: Sequence[str] | None = None) -> int:

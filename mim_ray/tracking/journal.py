@@ -22,10 +22,10 @@ class Journal:
     def __init__(self, folder: Path, uri: str, run_id: str, carried: Sequence[Record] = ()) -> None:
         self._spool = Spool(folder, run_id)
         self._highest: dict[str, int] = {}
-        self._pictures: set[str] = set()
+        self._files: set[str] = set()
         for entry, _ in self._spool.entries():
             if isinstance(entry, Artifact):
-                self._pictures.add(entry.target)
+                self._files.add(entry.target)
             else:
                 self._remember(entry["step"], entry["metrics"])
         self._sender = Sender(self._spool, uri, run_id)
@@ -43,13 +43,18 @@ class Journal:
         """Seen in MLflow as `pictures/NAME/STEP`; one that was logged before is dropped, like a metric."""
         number = f"{step:09}{path.suffix}"
         target = Artifact(number, f"pictures/{name}").target
-        if target not in self._pictures:
-            self._pictures.add(target)
+        if target not in self._files:
+            self._files.add(target)
             self._keep_file(path, number, f"pictures/{name}")
 
     def file(self, path: Path, artifact_folder: str = "") -> None:
         """A file as it is now; a later one of the same name takes its place."""
+        self._files.add(Artifact(path.name, artifact_folder).target)
         self._keep_file(path, path.name, artifact_folder)
+
+    def has_file(self, target: str) -> bool:
+        """Whether it was logged before, here."""
+        return target in self._files
 
     def pending(self) -> list[Record]:
         """Metrics that the server has not confirmed, for a checkpoint. Pictures and files stay in the folder."""

@@ -73,7 +73,7 @@ class Reporter:
 
     def model(self, model: Siamese, steps: int, metrics: Row, weights: Folder) -> None:
         """The encoder with its card, and the whole method as it was checkpointed."""
-        if self.journal is None:
+        if self.journal is None or self.journal.has_file("model/weights.safetensors"):
             return
         job, run = self.job, self.run
         card = Card(

@@ -36,9 +36,12 @@ work = ray_train._work
 
 def work_without_data(config):
     import ray.train
-    if ray.train.get_context().get_world_rank() == 1:
-        config["job"]["overrides"]["data.train"] = "/nowhere/at/all.beton"
-    return work(config)
+    task, missing = config["task"], {"data.train": "/nowhere/at/all.beton"}
+
+    def lacking(job, place):
+        return task(job._replace(overrides={**job.overrides, **missing}), place)
+
+    return work({**config, "task": lacking} if ray.train.get_context().get_world_rank() == 1 else config)
 
 ray_train._work = work_without_data
 cli.main()
