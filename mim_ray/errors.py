@@ -29,4 +29,5 @@ def _without_digits(text: str) -> str:
 def without_secrets(text: str) -> str:
     """Text that names URLs, less their users, passwords and tokens, and the signatures in their queries."""
     text = re.sub(r"(\w+://)[^/\s@:]*(?::(?:\S*|[^/@]*))?@", r"\1", text)
-    return re.sub(r"(\w+://[^\s?]*)\?[^\s'\")]+", r"\1", text)
+    text = re.sub(r"(\w+://[^\s?]*)\?[^\s'\")]+", r"\1", text)
+    return re.sub(r"(?<=\S)\?[\w.-]+=[^\s'\")]+", "", text)

@@ -60,7 +60,7 @@ def train(
         from mim_ray.ray_train import connected, on_ray
 
         engine, train_there = connected(address), on_ray
-    with _entering(job) as entering, engine:
+    with _entering(job, new=resume is None) as entering, engine:
         result = train_there(entering.result())
         asked, finished = result.pop("asked"), result.pop("finished", False)
         if asked is not None and not finished:
@@ -139,7 +139,7 @@ def _here(job: Job) -> dict[str, Any]:
 
 
 @contextmanager
-def _entering(job: Job) -> Iterator[Future[Job]]:
+def _entering(job: Job, *, new: bool) -> Iterator[Future[Job]]:
     """`entered` in a thread, while Ray starts. A run that does not end by itself is not left RUNNING in MLflow,
     if MLflow can be told."""
     with ThreadPoolExecutor(1) as beside:
@@ -152,7 +152,7 @@ def _entering(job: Job) -> Iterator[Future[Job]]:
                 if job.tracking_uri is not None and job.run_id is not None:
                     by_hand = isinstance(error, KeyboardInterrupt | SystemExit)
                     end_run(job.tracking_uri, job.run_id, "KILLED" if by_hand else "FAILED")
-            if isinstance(error, Mistake) and not job.folder.below("checkpoints").names():
+            if new and isinstance(error, Mistake) and not job.folder.below("checkpoints").names():
                 with suppress(OSError):  # so that the corrected words may have its name
                     job.folder.remove("")
             raise

@@ -3,10 +3,11 @@
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -64,13 +65,9 @@ class Pretrained(nn.Module):
     def transform(self, picture: Image.Image) -> Tensor:
         """The middle of a picture as bytes (3, H, W), as the run looked at its pictures."""
         top, left, height, width, _ = self._crop.windows(0, 0, [0], [picture.height], [picture.width])[0].tolist()
-        size = self._crop.size[::-1]
-        middle = picture.convert("RGB").resize(
-            size, Image.Resampling.BILINEAR, (left, top, left + width, top + height)
-        )
-        return (
-            torch.frombuffer(bytearray(middle.tobytes()), dtype=torch.uint8).view(*size[::-1], 3).permute(2, 0, 1)
-        )
+        box = (left, top, left + width, top + height)
+        middle = picture.convert("RGB").resize(self._crop.size[::-1], Image.Resampling.BILINEAR, box)
+        return torch.from_numpy(np.array(middle)).permute(2, 0, 1)
 
 
 def save_encoder(model: Siamese, card: Card, folder: Path) -> None:
@@ -90,11 +87,10 @@ def load(where: str | Path, tracking_uri: str | None = None) -> Pretrained:
 
 def _loaded(folder: Path) -> Pretrained:
     try:
-        fields: dict[str, Any] = json.loads((folder / CARD).read_text())
+        model = Pretrained(Card.model_validate_json((folder / CARD).read_text()))
         state = load_file(folder / WEIGHTS)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise Failure(f"{folder} holds no encoder that can be read: {' '.join(str(error).split())}") from None
-    model = Pretrained(Card(**fields))
     state.pop("mask_token", None)  # nothing is hidden from a trained encoder
     missing = model.encoder.load_state_dict(state, strict=False)
     if missing.missing_keys or missing.unexpected_keys:

@@ -158,10 +158,9 @@ class Logbook:
             raise Failure(f"the last checkpoint could not be written: {self.writer.error}")
         if self.place.rank != 0:
             return {}
-        name = name_of(done)
-        if done == self.plan.steps:
+        name, finished = name_of(done), done == self.plan.steps
+        if finished:
             self.reporter.model(stepper.model, done, self.last, self.checkpoints.folder.below(name))
-        finished = done == self.plan.steps
         unsent = self.reporter.close(
             "FINISHED" if finished else "KILLED", PATIENCE_SECONDS if finished else SHORT_PATIENCE_SECONDS
         )
@@ -245,7 +244,7 @@ class Logbook:
             "speed/data_wait": max(0.0, self.loader.waited_seconds - self._began_waiting) / seconds,
             "memory/gigabytes": used_gigabytes(self.place.device),
         }
-        self.reporter.numbers(done, self.last)
+        self.reporter.numbers(done, self.last | self.reporter.system())
         self.reporter.progress(done, self.plan.steps, self.last)
         self.last |= self._seen
         self._start_watch(done)

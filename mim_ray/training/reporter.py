@@ -48,8 +48,12 @@ class Reporter:
         self.place.tell({"step": step, "steps": steps, **row})
 
     def numbers(self, step: int, row: Row) -> None:
-        if self.journal is not None and self._system is not None:
-            self.journal.log(step, row | self._system.read())
+        if self.journal is not None:
+            self.journal.log(step, row)
+
+    def system(self) -> Row:
+        """How busy the machine was since the last time."""
+        return self._system.read() if self._system is not None else {}
 
     def picture(self, step: int, name: str, draw: Callable[[Path], object]) -> None:
         if self.journal is not None:

@@ -1,12 +1,5 @@
 """A real MLflow server that may be killed, a database without a server, and runs in both."""
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,43 +9,9 @@ import pytest
 from mim_ray.tracking import sender
 from mim_ray.tracking.run import create_run
 from mim_ray.tracking.server import QUIET_AND_SOON
+from tests.tracking.servers import Server
 
 RunMaker = Callable[[str], str]
-
-
-class Server:
-    """`mlflow server` on a port of its own, ended by its process group."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
-        self.folder, self.uri = folder, f"http://127.0.0.1:{self._port}"
-        self.start()
-
-    def start(self) -> None:
-        database, artifacts = f"sqlite:///{self.folder}/server.db", self.folder / "served"
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
-        options = ["--workers", "1", "--backend-store-uri", database, "--artifacts-destination", str(artifacts)]
-        with (self.folder / "server.log").open("a") as log:
-            environment = {**os.environ, **QUIET_AND_SOON, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-            self._process = subprocess.Popen(
-                [*command, *options], stdout=log, stderr=log, env=environment, start_new_session=True
-            )
-
-    def wait(self) -> None:
-        for _ in range(2400):
-            with suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=1):
-                return
-            time.sleep(0.1)
-        raise AssertionError((self.folder / "server.log").read_text())
-
-    def tell(self, what: signal.Signals) -> None:
-        os.killpg(self._process.pid, what)
-
-    def kill(self) -> None:
-        self.tell(signal.SIGKILL)
-        self._process.wait()
 
 
 @pytest.fixture(scope="session", autouse=True)

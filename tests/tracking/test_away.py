@@ -2,10 +2,8 @@
 
 import json
 import logging
-import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 from mlflow import MlflowClient
@@ -15,15 +13,14 @@ from mim_ray.launch import train
 from mim_ray.training import logbook
 from mim_ray.training.live import Live
 from mim_ray.training.place import Numbers
+from tests.tracking.servers import Server
+from tests.training.runs import FILES_AT_THE_END
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # MLflow's own
     pytest.mark.timeout(900),
 ]
 STEPS = 12
-FILES_AT_THE_END = 4
-"""Weights and words of the encoder, and of the whole method."""
-
 SMALL: dict[str, object] = {
     "eval.every_epochs": "none",
     "encoder": "micro",
@@ -38,15 +35,6 @@ SMALL: dict[str, object] = {
     "schedule.warmup_epochs": 0.5,
     "name": "run",
 }
-
-
-class Server(Protocol):
-    uri: str
-
-    def start(self) -> None: ...
-    def wait(self) -> None: ...
-    def kill(self) -> None: ...
-    def tell(self, what: signal.Signals) -> None: ...
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 import requests
@@ -22,6 +22,7 @@ from mlflow import MlflowClient
 from mim_ray.tracking import sender
 from mim_ray.tracking.journal import Journal
 from mim_ray.tracking.spool import Record
+from tests.tracking.servers import Server
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
 
@@ -29,15 +30,6 @@ RunMaker = Callable[[str], str]
 NOBODY = "http://user:hunter2@127.0.0.1:9/?token=hunter2"
 LOG_STEPS = Path(__file__).with_name("log_steps.py")
 PATIENCE = 60.0
-
-
-class Server(Protocol):
-    uri: str
-
-    def start(self) -> None: ...
-    def wait(self) -> None: ...
-    def kill(self) -> None: ...
-    def tell(self, what: signal.Signals) -> None: ...
 
 
 def steps_there(uri: str, run_id: str, key: str = "loss") -> list[int]:

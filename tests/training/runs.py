@@ -25,6 +25,8 @@ SMALL: dict[str, object] = {
     "optim.blr": 5e-3,
     "eval.every_epochs": "none",
 }
+FILES_AT_THE_END = 4
+"""Of a tracked run: weights and words of the encoder, and of the whole method."""
 
 
 class Ended(NamedTuple):

@@ -13,7 +13,7 @@ from mim_ray.tracking.spool import Spool
 from mim_ray.training import logbook
 from mim_ray.training.checkpoint import fault_in
 from mim_ray.training.job import job_of
-from tests.training.runs import job_at, worked
+from tests.training.runs import FILES_AT_THE_END, job_at, worked
 
 MEGABYTES = 128
 NOBODY = "http://127.0.0.1:9"
@@ -58,10 +58,6 @@ def job_on(disk: Path, **changes: object) -> Path:
     job = job_at(disk.parent, "mae", {"storage": str(disk), "checkpoint.every_steps": 8, **changes})
     job.write_text(job_of(job.read_bytes())._replace(tracking_uri=NOBODY, run_id="r").as_json())
     return job
-
-
-FILES_AT_THE_END = 4
-"""Weights and words of the encoder, and of the whole method."""
 
 
 def logged(disk: Path) -> list[int]:
