@@ -206,6 +206,11 @@ def _check_measure(method: Sentence) -> None:
             "method.measure.negatives=all: byol has no negatives: expected method.measure.negatives=position or "
             "method.measure.loss=infonce"
         )
+    if isinstance(measure, Contrast) and measure.negatives == "all" and "token" not in measure.by:
+        raise ValueError(
+            f"method.measure.negatives=all: by={measure.by} compares one feature of each picture, so there are no "
+            "other positions: expected method.measure.negatives=position or method.measure.by=token"
+        )
     one_value = encoder.patch**2 * encoder.channels == 1
     if one_value and isinstance(measure, Reconstruct | Relax) and measure.normalise:
         raise ValueError(

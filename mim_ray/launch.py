@@ -60,7 +60,8 @@ def train(
         from mim_ray.ray_train import connected, on_ray
 
         engine, train_there = connected(address), on_ray
-    with _entering(job, new=resume is None) as entering, engine:
+    busy = f"{run.name} is being trained by another process: wait for it, or stop it"
+    with job.folder.held(busy), _entering(job, new=resume is None) as entering, engine:
         result = train_there(entering.result())
         asked, finished = result.pop("asked"), result.pop("finished", False)
         if asked is not None and not finished:

@@ -39,9 +39,7 @@ class Schedule(Spec):
 
 class Checkpoint(Spec):
     every_steps: PositiveInt | None = Field(None, description="none: by time alone")
-    every_minutes: PositiveFloat | None = Field(
-        15, description="looked at when losses are read; none: by steps alone"
-    )
+    every_minutes: PositiveFloat | None = Field(15, description="none: by steps alone")
     keep: PositiveInt = Field(2, description="how many of the newest to keep")
     best: str | None = Field(
         "eval/knn_top1",

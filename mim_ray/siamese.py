@@ -187,12 +187,20 @@ class Siamese(nn.Module):
 
     def _compared(self, a: View, b: View) -> tuple[Tokens, Tokens | None, Tokens, Tokens | None]:
         """Of both views: what the online branch says, and what it is compared with; None where nobody asks."""
-        if self.target is None:
+        if self.target is None and not self._second_is_constant:
             first, second = self.online.pair(a, b)
             return first, second, second, first
+        target = self.online if self.target is None else self.target
         with torch.no_grad():
-            other, other_too = self.target(b), self.target(a) if self.method.symmetric else None
+            other, other_too = target(b), target(a) if self.method.symmetric else None
         return self.online(a), self.online(b) if self.method.symmetric else None, other, other_too
+
+    @property
+    def _second_is_constant(self) -> bool:
+        """Whether a twin's second view is features that no gradient passes; each view is encoded once for all."""
+        target, measure = self.method.target, self.method.measure
+        stops = isinstance(target, Twin) and target.stop_gradient and isinstance(measure, Contrast)
+        return stops and not self.method.symmetric
 
     @staticmethod
     def _labelled(labels: Tensor | None, share: Tensor | None) -> Labelled:

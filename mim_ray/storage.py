@@ -1,6 +1,11 @@
 """A folder anywhere fsspec reaches (a disk, a shared mount, s3://…): files arrive whole."""
 
+import fcntl
+import os
+import platform
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fsspec.core import url_to_fs
@@ -9,6 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 from mim_ray.errors import Failure, Mistake
 
 PROOF_BYTES = 1 << 16
+LOCK = ".lock"
 
 
 class Folder:
@@ -67,6 +73,29 @@ class Folder:
     def remove(self, name: str) -> None:
         """`""` is the folder itself."""
         self.fs.rm(f"{self.root}/{name}".rstrip("/"), recursive=True)
+
+    @contextmanager
+    def held(self, words: str) -> Iterator[None]:
+        """By one process at a time, where it is on a disk; the system lets go when the process ends, however.
+
+        `words`: what whoever comes second reads.
+        """
+        if self.local is None:
+            yield
+            return
+        self.local.mkdir(parents=True, exist_ok=True)
+        with (self.local / LOCK).open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise Mistake(f"{words} ({file.read()})") from None
+            except OSError:
+                pass  # a mount without locks
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+            yield
 
     def prove_writable(self) -> None:
         """By some bytes, for a full disk still takes a name."""

@@ -152,6 +152,12 @@ REFUSED: dict[str, Sequence[tuple[str, Overrides, str]]] = {
             "method.measure.loss=infonce",
         ),
         (
+            "cmae_mean",
+            {"method.measure.negatives": "all"},
+            "method.measure.negatives=all: by=mean compares one feature of each picture, so there are no "
+            "other positions: expected method.measure.negatives=position or method.measure.by=token",
+        ),
+        (
             "mae",
             {**CHANNELS_OF_ONE, "method.encoder.patch": 1},
             "method.encoder.patch=1: a patch of one value has no variance to be divided by: expected",

@@ -17,6 +17,7 @@ from mim_ray.run import Run
 from mim_ray.tracking.spool import Record
 from mim_ray.training.checkpoint import Checkpoints, Snapshot, Torn, Writer, name_of
 from mim_ray.training.job import Job
+from mim_ray.training.listener import Listener
 from mim_ray.training.meters import Meters, Row, mean_of
 from mim_ray.training.place import Notice, Place
 from mim_ray.training.reporter import Reporter
@@ -60,6 +61,7 @@ class Logbook:
         self.checkpoints = Checkpoints(job.folder.below("checkpoints"), run.checkpoint.keep)
         self.reporter = Reporter(job, run, place)
         self.writer = Writer(self.checkpoints, self.reporter.checkpoint)
+        self.listener = Listener(place)
         self.onlooker = Onlooker(run, place.device)
         self.meters = Meters()
         self.window: list[Row] = []
@@ -99,10 +101,11 @@ class Logbook:
         if done == 0 and self.run.eval.every_epochs is not None:
             self._look(stepper, 0)
         self._start_watch(done)
+        self.listener.begin(done)
         return done
 
     def reads(self, done: int) -> bool:
-        """Whether the losses up to this step are read now: the same on every worker."""
+        """Whether the losses up to this step are read for what is done after it: the same on every worker."""
         every = self.run.checkpoint.every_steps
         return (
             done % self.run.tracking.every_steps == 0
@@ -115,7 +118,7 @@ class Logbook:
         """`measured`: of the step before; None where it was skipped."""
         if measured is not None:
             self.meters.add(done - 1, measured)
-        if not self.reads(done):
+        if not self.reads(done) and not self.listener.is_due(done):
             return
         for step, row in self.meters.read().items():
             if not all(map(math.isfinite, row.values())):
@@ -125,7 +128,7 @@ class Logbook:
             self._log(stepper, done)
         if self._looks(done):
             self._look(stepper, done)
-        notice = self._agreed_most(self.place.notice())
+        notice = self.listener.hear(done)
         urgent = notice > self._heeded and self._saved != done
         self._heeded = notice
         if urgent or self._is_due(done) or (self.best and self.best.step == done):
@@ -189,13 +192,6 @@ class Logbook:
                 f"{self.checkpoints.folder.url}/{name} cannot be read here ({torn}): is storage= a folder "
                 "that every machine of the cluster sees?"
             ) from None
-
-    def _agreed_most(self, notice: Notice) -> Notice:
-        if world.size() == 1:
-            return notice
-        most = torch.tensor(int(notice), device=self.place.device)
-        dist.all_reduce(most, dist.ReduceOp.MAX)
-        return Notice(int(most))
 
     def _agreed(self, name: str | None) -> str | None:
         if world.size() == 1:

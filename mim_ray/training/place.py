@@ -36,7 +36,7 @@ class Place:
     report: Callable[[Numbers], None] = nothing
     """Called by every worker at the end of an epoch."""
     notice: Callable[[], Notice] = no_notice
-    """Asked by every worker together, when losses are read; what one is told, all will know."""
+    """Asked by every worker together, every few seconds; what one is told, all will know."""
     tell: Callable[[Numbers], None] = nothing
     """Called by the first worker: how far it is."""
 

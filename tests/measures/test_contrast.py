@@ -157,10 +157,12 @@ def check(name: str, changes: Mapping[str, object], count: int = 3, side: int = 
     return model
 
 
-@pytest.mark.parametrize("by", ["token", "class", "mean", "token+class"])
-@pytest.mark.parametrize(
-    "how", [{}, {"method.measure.negatives": "all"}, {"method.measure.loss": "byol"}], ids=str
-)
+HOW: list[tuple[dict[str, object], str]] = [({}, by) for by in ("token", "class", "mean", "token+class")]
+HOW += [({"method.measure.loss": "byol"}, by) for _, by in HOW]
+HOW += [({"method.measure.negatives": "all"}, by) for by in ("token", "token+class")]
+
+
+@pytest.mark.parametrize(("how", "by"), HOW, ids=str)
 def test_eq_11_is_written_slowly(by: str, how: Mapping[str, object]) -> None:
     check("cmae", {"method.measure.by": by, **how})
 
@@ -171,10 +173,7 @@ def test_similarities_are_divided_by_the_temperature(temperature: float, negativ
     check("cmae", {"method.measure.temperature": temperature, "method.measure.negatives": negatives})
 
 
-@pytest.mark.parametrize("by", ["token", "token+class", "mean"])
-@pytest.mark.parametrize(
-    "how", [{}, {"method.measure.negatives": "all"}, {"method.measure.loss": "byol"}], ids=str
-)
+@pytest.mark.parametrize(("how", "by"), [each for each in HOW if each[1] != "class"], ids=str)
 def test_dropped_patches_are_neither_asked_nor_averaged(by: str, how: Mapping[str, object]) -> None:
     check("cmae_no_mask_token", {"method.measure.by": by, **how})
 
@@ -204,6 +203,15 @@ def test_a_symmetric_loss_adds_the_one_with_the_views_exchanged(changes: Mapping
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_a_twin_is_trained_from_both_sides_unless_it_is_stopped(stop: bool, symmetric: bool) -> None:
     check("cmae", {"method.target": "twin", "method.target.stop_gradient": stop, "method.symmetric": symmetric})
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_stopped_twin_keeps_nothing_of_its_second_view(stop: bool) -> None:
+    kept: list[bool] = []
+    model = built("cmae", {"method.target": "twin", "method.target.stop_gradient": stop})
+    model.online.projection.register_forward_hook(lambda *said: kept.append(said[2].patches.requires_grad))
+    model((pictures(3),), torch.arange(3))
+    assert kept == [not stop, True]
 
 
 def test_the_cells_of_a_cnn_are_its_tokens() -> None:

@@ -1,6 +1,7 @@
 """`train` in this process: what it refuses, what it leaves behind, and how it goes on."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from mlflow import MlflowClient
 
 from mim_ray.errors import Failure, Mistake
 from mim_ray.launch import train
+from mim_ray.storage import Folder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
 SMALL: dict[str, object] = {
@@ -104,3 +106,13 @@ def test_storage_that_cannot_be_written_is_told_at_once(here: Path) -> None:
     (here / "file").write_text("")
     with pytest.raises(Failure, match=r"storage=.*file.*: cannot be written"):
         train("mae", {**SMALL, "storage": "file"}, track=False)
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(here: Path) -> None:
+    train("mae", {**SMALL, "name": "busy"}, track=False)
+    with (
+        Folder(f"{here}/runs/busy").held("never read"),
+        pytest.raises(Mistake, match=rf"busy is being trained by another process.*\(process {os.getpid()} on "),
+    ):
+        train(resume="busy")
+    assert train(resume="busy")["steps"] == 4
