@@ -1,5 +1,7 @@
 """In how many pieces a worker takes its part of a batch, so that it fits into memory."""
 
+import platform
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -8,6 +10,7 @@ from mim_ray.cost import cost
 from mim_ray.data.memory import available_bytes, in_words
 from mim_ray.encoders.target import Twin
 from mim_ray.errors import Mistake
+from mim_ray.evaluate.gathered import gathered_objects
 from mim_ray.measures.contrast import Contrast
 from mim_ray.run import Run
 from mim_ray.training.place import Place
@@ -35,6 +38,7 @@ def pieces_that_fit(run: Run, place: Place) -> int:
 
 def images_that_fit(run: Run, place: Place) -> int:
     free = torch.cuda.mem_get_info(place.device)[0] if place.device.type == "cuda" else available_bytes()
+    free //= len(sharers(place))
     needed = cost(run)
     room = int(free * ROOM) - 4 * COPIES * needed.parameters
     if room < needed.activation_bytes:
@@ -44,6 +48,13 @@ def images_that_fit(run: Run, place: Place) -> int:
             f"and {in_words(free)} is free: expected a smaller encoder= or data.crop.size="
         )
     return max(1, room // max(needed.activation_bytes, 1))
+
+
+def sharers(place: Place) -> list[int]:
+    """The ranks that live off the same memory, a machine's or a GPU's."""
+    on_gpu = place.device.type == "cuda"
+    here = (platform.node(), str(torch.cuda.get_device_properties(place.device).uuid) if on_gpu else "")
+    return [rank for rank, there in enumerate(gathered_objects(here)) if there == here]
 
 
 def check_pieces(run: Run, pieces: int, workers: int) -> None:
