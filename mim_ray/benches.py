@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import logging
 import os
 import platform
 import tempfile
@@ -14,6 +15,7 @@ from mim_ray import step_bench, train_bench
 from mim_ray.data import bench as data_bench
 from mim_ray.errors import Mistake
 
+logger = logging.getLogger("mim_ray")
 RATIOS = data_bench.RATIOS | step_bench.RATIOS | train_bench.RATIOS
 TABLES = data_bench.TABLES | step_bench.TABLES | train_bench.TABLES
 
@@ -23,6 +25,7 @@ def measure(ids: Sequence[str], pairs: int) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name in ids:
         result[name] = TABLES[name]() if name in TABLES else _rounded(RATIOS[name](pairs)._asdict())
+        logger.info("%s: %s", name, json.dumps(result[name]))  # what is measured is not lost with what is not
     return result
 
 

@@ -38,7 +38,7 @@ Words = dict[str, object]
 Row = dict[str, float | int | str]
 
 SIZE: Words = {
-    "encoder": "vit-tiny", "data.crop.size": (128, 128), "data.train": "sample:shapes:n=512", "batch": 32,
+    "encoder": "vit-tiny", "data.crop.size": (128, 128), "data.train": "sample:shapes:n=512", "batch": 16,
     "precision": "fp32", "steps": 100_000, "checkpoint.every_minutes": None, "tracking.every_steps": STEPS,
     "eval.every_epochs": None,
 }  # fmt: skip

@@ -5,14 +5,13 @@ The words that go to and fro are files in the run's storage.
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mim_ray.data.loader import Batch
 from mim_ray.training.job import Job, job_of
-from mim_ray.training.place import Notice, Place, from_environment
+from mim_ray.training.place import Notice, Numbers, Place, from_environment
 from mim_ray.training.schedule import planned
 from mim_ray.training.step import Stepper
 from mim_ray.training.worker import loader_for, work
@@ -29,31 +28,34 @@ FOLDER, STOP, TRAINED = "turns", "stop", "trained.jsonl"
 
 
 class Turns:
-    """A run asks it for notices: at the end of a turn it writes the seconds down and waits for the next go."""
+    """Between two turns of a run its first worker waits, where it tells how far it is, and the others for it."""
 
-    def __init__(self, job: Job, place: Place, reads: int) -> None:
-        self._folder, self._first, self._reads = Path(job.run.storage) / FOLDER, place.rank == 0, reads
-        self._notice: Callable[[], Notice] = place.notice
-        self._read = self._turn = 0
-        self._began = 0.0
+    def __init__(self, job: Job, place: Place) -> None:
+        self._folder, self._place = Path(job.run.storage) / FOLDER, place
+        self._turn, self._began = 0, 0.0
 
-    def __call__(self) -> Notice:
-        notice = self._notice()
-        self._read += 1
-        if self._read % self._reads:
-            return notice
-        if self._first:
-            aside = self._folder / "seconds.part"
-            aside.write_text(str(time.perf_counter() - self._began))
-            aside.replace(self._folder / f"seconds-{self._turn}")
+    def tell(self, numbers: Numbers) -> None:
+        self._place.tell(numbers)
+        if numbers["step"] % STEPS == 0:
+            self.wait()
+
+    def notice(self) -> Notice:
+        return Notice.STOP if (self._folder / STOP).exists() else self._place.notice()
+
+    def wait(self) -> None:
+        """Writes down what the turn has taken, and waits for the next go or the end."""
+        aside = self._folder / "seconds.part"
+        aside.write_text(str(time.perf_counter() - self._began))
+        aside.replace(self._folder / f"seconds-{self._turn}")
         self._turn += 1
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not (self._folder / f"go-{self._turn}").exists():
-            if (self._folder / STOP).exists() or time.monotonic() > deadline:
-                return Notice.STOP
+            if time.monotonic() > deadline:
+                (self._folder / STOP).touch()
+            if (self._folder / STOP).exists():
+                return
             time.sleep(LOOK_SECONDS)
         self._began = time.perf_counter()
-        return notice
 
 
 class Recorded(Stepper):
@@ -72,8 +74,8 @@ class Recorded(Stepper):
 
 def by_turns(job: Job, place: Place) -> dict[str, Any]:
     """The whole loop: loader, losses, journal, checkpoints."""
-    turns = Turns(job, place, STEPS // job.run.tracking.every_steps)
-    return work(job, replace(place, notice=turns))
+    turns = Turns(job, place)
+    return work(job, replace(place, tell=turns.tell, notice=turns.notice))
 
 
 def bare(job: Job) -> None:
@@ -83,11 +85,13 @@ def bare(job: Job) -> None:
     stepper = Stepper(run, place, planned(run, loader.steps_per_epoch), pieces=1)
     batch = next(loader.batches(0, 1))
     batch = batch._replace(crops=tuple(crop.clone() for crop in batch.crops))
-    turns = Turns(job, place, 1)
-    while turns() != Notice.STOP:
+    turns = Turns(job, place)
+    turns.wait()
+    while turns.notice() != Notice.STOP:
         for _ in range(STEPS):
             loss = stepper(batch).loss
         float(loss)
+        turns.wait()
 
 
 def main(path: str, how: str) -> None:

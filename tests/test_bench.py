@@ -11,7 +11,7 @@ from mim_ray.bench import Measured, median_interval, paired
 from mim_ray.data.loader import Loader
 from mim_ray.errors import nearest
 from mim_ray.training.job import job_of
-from mim_ray.training.place import Notice, Place
+from mim_ray.training.place import Notice, Numbers, Place
 from mim_ray.turns import FOLDER, STEPS, STOP, Turns
 
 
@@ -92,14 +92,19 @@ def test_the_sides_of_a_training_benchmark_are_runs(
 
 def test_a_run_waits_for_its_turn_and_ends_when_told(tmp_path: Path) -> None:
     side = train_bench.Side(tmp_path, "process", {})
-    heard = [Notice.NONE, Notice.SOON, Notice.NONE, Notice.NONE]
-    place = Place(device=torch.device("cpu"), notice=lambda: heard.pop(0))
-    turns = Turns(job_of(side.job.read_bytes()), place, reads=2)
+    told: list[Numbers] = []
+    place = Place(device=torch.device("cpu"), notice=lambda: Notice.SOON, tell=told.append)
+    turns = Turns(job_of(side.job.read_bytes()), place)
     (tmp_path / FOLDER / "go-1").touch()
-    assert [turns(), turns()] == [Notice.NONE, Notice.SOON]
+    turns.tell({"step": 0})
+    turns.tell({"step": STEPS // 2})
+    assert not (tmp_path / FOLDER / "seconds-1").exists()
+    assert turns.notice() == Notice.SOON
     (tmp_path / FOLDER / STOP).touch()
-    assert [turns(), turns()] == [Notice.NONE, Notice.STOP]
+    turns.tell({"step": STEPS})
+    assert turns.notice() == Notice.STOP
     assert float((tmp_path / FOLDER / "seconds-1").read_text()) >= 0
+    assert [numbers["step"] for numbers in told] == [0, STEPS // 2, STEPS]
 
 
 def test_samples_that_were_lost_or_repeated_are_counted() -> None:
