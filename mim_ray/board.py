@@ -16,7 +16,8 @@ class Board:
         self._refusal: tuple[str, str] | None = None
         self._words: dict[str, bool] = {}
         self._place: tuple[float, int] | None = None
-        self._losses, self._last_words = 0, "its processes ended without a word"
+        self._group, self._losses, self._last_words = 0, 0, "its processes ended without a word"
+        self._refused: tuple[str, float, int] | None = None
 
     def job(self) -> dict[str, Any] | None:
         """Here and not among the settings of Ray Train, which it writes down: an address may hold a password."""
@@ -41,6 +42,7 @@ class Board:
     def begins(self, workers: int) -> str | None:
         """Told by the first worker whenever a group of workers begins. A restart may mend what ended the group
         before, an exception or a process that died, unless that happens again and again at the same place."""
+        self._group += 1
         place = (self._numbers.get("step", 0), workers)
         if self._place is not None:
             self._losses = self._losses + 1 if place == self._place else 1
@@ -49,6 +51,14 @@ class Board:
             return None
         self.refuse("Failure", f"lost {FRUITLESS} times in a row at step {place[0]:.0f}: {self._last_words}")
         return self._last_words
+
+    def refused(self, words: str, where: str) -> None:
+        """What the world refused a worker; a restart may mend it, but what the next one reads again is the end."""
+        step = self._numbers.get("step", 0)
+        if self._refused is not None and self._refused[:2] == (words, step) and self._refused[2] != self._group:
+            self.refuse("Failure", words + where)
+        self._refused = (words, step, self._group)
+        self.failed(words + where)
 
     def failed(self, words: str) -> None:
         """An exception of a worker; others of its group may only tell that they lost sight of it."""

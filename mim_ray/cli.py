@@ -15,7 +15,7 @@ from mim_ray.cluster_cli import add_cluster_commands
 from mim_ray.config import parse, paths
 from mim_ray.data_cli import add_data_commands
 from mim_ray.errors import Failure, Mistake, nearest
-from mim_ray.options import Json, Overrides, Track
+from mim_ray.options import Json, Overrides, Track, sentence
 from mim_ray.output import cost_lines, keep, print_command, print_json, print_table
 from mim_ray.tracking.results import in_use
 
@@ -142,10 +142,8 @@ def train(
     """Pretrains a method on data.train=…, here or on a cluster, and resumes what was begun."""
     from mim_ray.launch import train as run_train
 
-    words = list(overrides or [])
-    if method is not None and "=" in method:  # no method, for a resumed run has one
-        words, method = [method, *words], None
-    result = run_train(method, parse(words), resume=resume, address=address, track=track)
+    method, given = sentence(method, overrides)
+    result = run_train(method, given, resume=resume, address=address, track=track)
     if as_json:
         print_json(result)
         return

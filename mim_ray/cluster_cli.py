@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 
-from mim_ray.config import parse
 from mim_ray.errors import Failure, Mistake, nearest
-from mim_ray.options import Json
+from mim_ray.options import Json, sentence
 from mim_ray.output import print_json
 
 ENDS = (signal.SIGINT, signal.SIGTERM)
@@ -67,10 +66,12 @@ def check(words: list[str], context: typer.Context) -> None:
             parent = command.make_context(name, rest, parent=parent)
     if words[0] in ("submit", "cluster"):
         raise Mistake(f"{words[0]!r} is a command for this side of the cluster")
-    if method := parent.params.get("method"):
+    if "method" in parent.params:
         from mim_ray.methods import resolved
 
-        resolved(method, parse(parent.params.get("overrides") or []))
+        method, overrides = sentence(parent.params["method"], parent.params.get("overrides"))
+        if method is not None:
+            resolved(method, overrides)
 
 
 def fake_command(

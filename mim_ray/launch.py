@@ -94,7 +94,14 @@ def begun(method: str, overrides: Mapping[str, object], track: bool, address: st
         if here and place is not None and ":" not in place and not Path(place).exists():
             raise Mistake(f"{path}={place}: no such file: expected a beton (mim-ray data import makes one)")
     job.folder.prove_writable()
-    return job._replace(tracking_uri=resolved_uri(run.tracking.uri)) if track else job
+    if not track:
+        return job
+    uri = resolved_uri(run.tracking.uri)
+    if not here and uri.startswith(("sqlite:", "file:", "/")):
+        logger.warning(
+            "%s is a file, which every node of the cluster must see: or name a server, tracking.uri=", uri
+        )
+    return job._replace(tracking_uri=uri)
 
 
 def entered(job: Job) -> Job:

@@ -59,6 +59,15 @@ def check_room(run: Run, needed: dict[str, float]) -> None:
     )
 
 
+def words_of_waiting(run: Run) -> str:
+    needed, free = resources_of_a_worker(run), ray.available_resources()
+    asked = ", ".join(f"{amount:g} {name}" for name, amount in needed.items())
+    has = ", ".join(f"{free.get(name, 0):g} {name}" for name in needed)
+    return (
+        f"no worker has begun yet: {run.workers} of {asked} each are asked for, and {has} of the cluster is free"
+    )
+
+
 def workers_that_fit(needed: dict[str, float]) -> int:
     """On the nodes that are there, were they free."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

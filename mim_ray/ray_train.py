@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mim_ray.board import Board
 from mim_ray.errors import Failure, Mistake
-from mim_ray.ray_room import check_room, resources_of_a_worker
+from mim_ray.ray_room import check_room, resources_of_a_worker, words_of_waiting
 from mim_ray.run import Run
 from mim_ray.training.asked import asking
 from mim_ray.training.job import Job
@@ -32,6 +32,9 @@ RESIZE_SECONDS = 60.0
 
 SHRINK_SECONDS = "20"
 """How long an elastic run waits for a node that it thinks is there, before it goes on with fewer."""
+
+ROOM_SECONDS = 60.0
+"""How often a run that has not begun says what it waits for."""
 
 LAST_WORD_SECONDS = 60.0
 """How long a run that is asked to stop may take for its checkpoint."""
@@ -91,8 +94,11 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     try:
         task: Task = config["task"]
         return task(Job(**ray.get(board.job.remote())), place)
-    except (Mistake, Failure) as error:
-        ray.get(board.refuse.remote(type(error).__name__, f"{error}{_where(context)}"))
+    except Mistake as mistake:
+        ray.get(board.refuse.remote("Mistake", f"{mistake}{_where(context)}"))
+        raise
+    except Failure as failure:
+        ray.get(board.refused.remote(str(failure), _where(context)))
         raise
     except Exception as error:
         ray.get(board.failed.remote(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
@@ -146,13 +152,16 @@ def _fitted(trainer: TorchTrainer, board: Any, run: Run) -> dict[str, Any]:
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     with asking() as asked, Live(run.name) as live:
         thread.start()
-        patience = LAST_WORD_SECONDS
+        patience, waits_since = LAST_WORD_SECONDS, time.monotonic()
         while thread.is_alive():
             thread.join(LOOK_SECONDS)
             for words in ray.get(board.news.remote()):
                 logger.warning(words)
             if numbers := ray.get(board.heard.remote()):
                 live.tell(numbers)
+            elif time.monotonic() - waits_since > ROOM_SECONDS:
+                waits_since = time.monotonic()
+                logger.warning(words_of_waiting(run))
             if asked:
                 board.ask_to_stop.remote()
                 patience -= LOOK_SECONDS

@@ -1,13 +1,11 @@
 """A folder anywhere fsspec reaches (a disk, a shared mount, s3://…): files arrive whole."""
 
-import fcntl
-import os
-import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
@@ -84,18 +82,17 @@ class Folder:
             yield
             return
         self.local.mkdir(parents=True, exist_ok=True)
-        with (self.local / LOCK).open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise Mistake(f"{words} ({file.read()})") from None
-            except OSError:
-                pass  # a mount without locks
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}")
-            file.flush()
+        lock = FileLock(self.local / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise Mistake(words) from None
+        except NotImplementedError:
+            pass  # a mount without locks
+        try:
             yield
+        finally:
+            lock.release()
 
     def prove_writable(self) -> None:
         """By some bytes, for a full disk still takes a name."""

@@ -39,6 +39,7 @@ Row = dict[str, float | int | str]
 
 SIZE: Words = {
     "encoder": "vit-tiny", "data.crop.size": (128, 128), "data.train": "sample:shapes:n=512", "batch": 16,
+    "method.measure.head.width": 192, "method.measure.head.depth": 2,
     "precision": "fp32", "steps": 100_000, "checkpoint.every_minutes": None, "tracking.every_steps": STEPS,
     "eval.every_epochs": None,
 }  # fmt: skip

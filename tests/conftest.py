@@ -7,7 +7,7 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-LONG = ("test_cluster_runs.py", "test_ray.py", "test_docs.py", "test_methods.py", "test_world.py", "test_live.py")
+LONG = ("test_cluster_runs.py", "test_docs.py", "test_methods.py", "test_world.py", "test_live.py")
 """Files that begin first, in this order, so that none of them is waited for at the end."""
 
 

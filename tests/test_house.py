@@ -58,8 +58,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "processes": set(),
     "fake_cluster": {"errors", "processes"},
     "submit": {"errors"},
-    "options": set(),
-    "cluster_cli": {"config", "errors", "methods", "options", "output", "submit", "fake_cluster"},
+    "options": {"config"},
+    "cluster_cli": {"errors", "methods", "options", "output", "submit", "fake_cluster"},
     "data_cli": {"config", "data", "options", "output", "tracking"},
     "cli": BASEMENT
     | {

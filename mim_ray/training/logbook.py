@@ -167,13 +167,14 @@ class Logbook:
         unsent = self.reporter.close(
             "FINISHED" if finished else "KILLED", PATIENCE_SECONDS if finished else SHORT_PATIENCE_SECONDS
         )
-        best = {} if self.best is None else {"best": f"{self.checkpoints.folder.url}/{name_of(self.best.step)}"}
+        best = self.checkpoints.best
+        has_best = best is not None and best in self.checkpoints.names()
         return {
             "checkpoint": f"{self.checkpoints.folder.url}/{name}",
             "weights_sha256": self.checkpoints.checksum(name),
             "unsent": unsent,
             "finished": finished,
-            **best,
+            **({"best": f"{self.checkpoints.folder.url}/{best}"} if has_best else {}),
         }
 
     def _newest(self) -> Snapshot | None:

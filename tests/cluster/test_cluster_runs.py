@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,23 +13,39 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from mim_ray import processes
 from mim_ray.fake_cluster import FakeCluster, fake_cluster
-from tests.training.runs import SMALL, job_at, worked
+from tests.training.runs import KILLS, SMALL, job_at, worked
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # MLflow's own
+    pytest.mark.timeout(300 * (KILLS + 1)),
+]
+Start = Callable[..., "subprocess.Popen[str]"]
 SECONDS = 400.0
-WORDS = {**SMALL, "steps": 60, "checkpoint.every_steps": 4, "workers": 2, "cpus_per_worker": 1}
+WORDS = {**SMALL, "checkpoint.every_steps": 4, "workers": 2, "cpus_per_worker": 1}
 
 EAGER = """
-import os
+import os, time
+from dataclasses import replace
 os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "10"
 from mim_ray import cli, ray_train
-ray_train.RESIZE_SECONDS = 1.0
+work = ray_train._work
+
+def work_slowly(config):
+    task = config["task"]
+
+    def slow(job, place):
+        return task(job, replace(place, tell=lambda numbers: (time.sleep(0.1), place.tell(numbers))))
+
+    return work({**config, "task": slow})
+
+ray_train.RESIZE_SECONDS, ray_train._work = 1.0, work_slowly
 cli.main()
 """
-"""`mim-ray`, but for how long it waits before it grows, and for a node that is lost."""
+"""`mim-ray`, but for how long it waits before it grows, for a node that is lost, and between two steps."""
 
 LACKING = """
 from mim_ray import cli, ray_train
@@ -56,7 +73,7 @@ def cluster() -> Iterator[FakeCluster]:
 
 
 @pytest.fixture
-def start(cluster: FakeCluster, tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+def start(cluster: FakeCluster, tmp_path: Path) -> Iterator[Start]:
     begun: list[subprocess.Popen[str]] = []
 
     def run(*command: str) -> "subprocess.Popen[str]":
@@ -93,28 +110,91 @@ def newest(run: Path) -> tuple[int, int]:
     return -1, 0
 
 
-def test_nodes_come_for_a_run_and_one_of_them_is_lost(
-    cluster: FakeCluster, start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
+class Submitted:
+    """A run on the cluster, begun and gone on with by `mim-ray submit`, and what it can lose."""
+
+    def __init__(self, cluster: FakeCluster, start: Start, folder: Path, name: str) -> None:
+        self._cluster, self._start, self._folder, self._name = cluster, start, folder, name
+        self._places = [f"storage={folder}", f"tracking.uri=sqlite:///{folder}/mlflow.db"]
+
+    def begin(self, method: str, **changes: object) -> None:
+        self._submit(method, *words_of(self._folder, self._name, **changes), self._places[1])
+
+    def go_on(self) -> None:
+        self._submit("--resume", self._name, *self._places)
+
+    def _submit(self, *words: str) -> None:
+        self.process = self._start("-m", "mim_ray", "submit", "--json", "--", "train", *words, "--json")
+
+    def step(self) -> int:
+        """The last that was logged."""
+        journal = self._folder / self._name / "journal" / "metrics.jsonl"
+        lines = journal.read_text().split("\n")[:-1] if journal.exists() else []
+        steps = [record["step"] for record in map(json.loads, lines) if "step" in record]
+        return int(steps[-1]) if steps else 0
+
+    def wait_for(self, step: int) -> None:
+        until(lambda: self.step() >= step, self.process)
+
+    def lose(self, what: str, draws: random.Random) -> None:
+        """By SIGKILL; a run that has lost its driver is gone on with."""
+        if what == "node":
+            victims = list(self._cluster.worker_nodes().values())
+        else:
+            victims = list(self._workers() if what == "worker" else self._titled("python -m mim_ray train"))
+        before = self._workers()
+        processes.send(draws.choice(sorted(victims)), signal.SIGKILL)
+        until(lambda: not before & self._workers())
+        if what == "driver":
+            self.process.communicate(timeout=SECONDS)
+            assert self.process.returncode == 1
+            self.go_on()
+
+    def _workers(self) -> set[int]:
+        return self._titled("TrainWorker")
+
+    def _titled(self, words: str) -> set[int]:
+        able = (one for one in self._cluster.processes() if processes.program(one) != "sh")
+        return {one for one in able if words in processes.title(one)}
+
+    def ended(self) -> dict[str, Any]:
+        _, log = self.process.communicate(timeout=SECONDS)
+        assert self.process.returncode == 0, log
+        result: dict[str, Any] = next(
+            json.loads(line) for line in log.splitlines() if line.startswith('{"run_id"')
+        )
+        return result
+
+
+def test_workers_drivers_and_nodes_are_lost_at_any_moment(
+    cluster: FakeCluster, start: Start, tmp_path: Path
 ) -> None:
+    """The run ends as one that lost nothing, and MLflow has each of its steps once."""
     assert cluster.worker_nodes() == {}
-    words = words_of(tmp_path, "lossy")
-    driver = start("-m", "mim_ray", "submit", "--json", "--", "train", "rmae", *words, "--no-track", "--json")
-    until(lambda: newest(tmp_path / "lossy")[0] >= 4, driver)
-    nodes = cluster.worker_nodes()
-    assert len(nodes) == 2
-    processes.send(min(nodes.values()), signal.SIGKILL)
-    until(lambda: len(nodes.keys() | cluster.worker_nodes().keys()) == 3, driver)
-    said, log = driver.communicate(timeout=SECONDS)
-    assert json.loads(said)["status"] == "SUCCEEDED", log
-    result = next(json.loads(line) for line in log.splitlines() if line.startswith('{"run_id"'))
-    plain = worked(job_at(tmp_path / "plain", "rmae", {**WORDS, "storage": str(tmp_path / "plain")}), world=2)
+    draws, what_there_is = random.Random(KILLS), ("worker", "driver", "node")
+    losses = [what for _ in range(0, KILLS, 3) for what in draws.sample(what_there_is, 3)][:KILLS]
+    steps = 40 * (KILLS + 1)
+    run = Submitted(cluster, start, tmp_path, "lossy")
+    run.begin("rmae", steps=steps)
+    for number, what in enumerate(losses):
+        run.wait_for(40 * number + draws.randrange(2, 40))
+        assert len(cluster.worker_nodes()) == 2
+        time.sleep(draws.uniform(0, 0.2))
+        run.lose(what, draws)
+    result = run.ended()
+    plain = worked(
+        job_at(tmp_path / "plain", "rmae", {**WORDS, "steps": steps, "storage": str(tmp_path / "plain")}), world=2
+    )
     assert result["weights_sha256"] == plain.result["weights_sha256"]
-    assert (result["steps"], result["metrics"]["train/loss"]) == (60, plain.losses[60])
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (experiment,) = [one for one in client.search_experiments() if one.name == "mim_ray"]
+    (known,) = client.search_runs([experiment.experiment_id])
+    assert (known.info.run_id, known.info.status) == (result["run_id"], "FINISHED")
+    history = client.get_metric_history(result["run_id"], "train/loss")
+    assert [(point.step, point.value) for point in history] == list(plain.losses.items())
 
 
-def test_a_run_shrinks_and_grows_with_the_cluster(
-    cluster: FakeCluster, start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
-) -> None:
+def test_a_run_shrinks_and_grows_with_the_cluster(cluster: FakeCluster, start: Start, tmp_path: Path) -> None:
     """Its drops and gains of workers leave no trace in the curve: the batch is that of all workers together."""
     words = words_of(tmp_path, "elastic", workers="1:2", steps=5000)
     uri = f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
@@ -143,9 +223,7 @@ def test_a_run_shrinks_and_grows_with_the_cluster(
     assert list(losses.values()) == pytest.approx(list(plain.losses.values()), rel=2e-3)
 
 
-def test_a_dataset_that_one_node_lacks_ends_the_run_in_words(
-    start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
-) -> None:
+def test_a_dataset_that_one_node_lacks_ends_the_run_in_words(start: Start, tmp_path: Path) -> None:
     driver = start("-c", LACKING, "train", "mae", *words_of(tmp_path, "lacking"), "--no-track")
     _, log = driver.communicate(timeout=SECONDS)
     assert driver.returncode == 2, log
@@ -153,9 +231,7 @@ def test_a_dataset_that_one_node_lacks_ends_the_run_in_words(
     assert "(worker 1 of 2, on " in log.splitlines()[-1]
 
 
-def test_more_than_the_cluster_can_grow_to_is_said_and_not_waited_for(
-    start: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
-) -> None:
+def test_more_than_the_cluster_can_grow_to_is_said_and_not_waited_for(start: Start, tmp_path: Path) -> None:
     driver = start("-m", "mim_ray", "train", "mae", *words_of(tmp_path, "large", workers=3), "--no-track")
     _, log = driver.communicate(timeout=SECONDS)
     assert driver.returncode == 2, log

@@ -1,6 +1,7 @@
 """Small runs in processes of their own."""
 
 import json
+import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,9 @@ SMALL: dict[str, object] = {
     "optim.blr": 5e-3,
     "eval.every_epochs": "none",
 }
+KILLS = int(os.environ.get("MIM_RAY_TEST_KILLS", "3"))
+"""How often a run is killed at random moments."""
+
 FILES_AT_THE_END = 4
 """Of a tracked run: weights and words of the encoder, and of the whole method."""
 

@@ -38,6 +38,22 @@ def test_a_change_of_workers_is_no_loss_at_the_same_place() -> None:
         assert board.begins(workers) is None
 
 
+def test_what_the_world_refuses_twice_in_a_row_is_the_end() -> None:
+    """A worker beside the first that reads the same is no second time, and a later step is another matter."""
+    board = Board()
+    board.begins(2)
+    board.tell({"step": 3})
+    board.refused("the loader hangs", " (worker 0)")
+    board.refused("the loader hangs", " (worker 1)")
+    assert board.begins(2) is None
+    board.tell({"step": 9})
+    board.refused("the loader hangs", " (worker 0)")
+    assert board.begins(2) is None
+    assert board.refusal() is None
+    board.refused("the loader hangs", " (worker 1)")
+    assert board.refusal() == ("Failure", "the loader hangs (worker 1)")
+
+
 def test_a_warning_of_several_workers_is_told_once() -> None:
     board = Board()
     for _ in range(2):

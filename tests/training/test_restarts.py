@@ -13,7 +13,7 @@ from mim_ray.data.loader import Batch
 from mim_ray.training.checkpoint import WHOLE
 from mim_ray.training.step import Stepper
 from mim_ray.views import Measured
-from tests.training.runs import job_at, worked
+from tests.training.runs import KILLS, job_at, worked
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,6 @@ def test_a_cnn_and_an_average_go_on_as_they_were(method: str, changes: dict[str,
     assert worked(job).result["weights_sha256"] == whole.result["weights_sha256"]
 
 
-KILLS = 10
 LONG: dict[str, object] = {"steps": 48, "checkpoint.every_steps": 5}
 
 
@@ -75,7 +74,7 @@ def samples_in(file: Path) -> dict[int, list[int]]:
     return found
 
 
-def test_ten_kills_at_any_moment_lose_and_repeat_nothing(tmp_path: Path) -> None:
+def test_kills_at_any_moment_lose_and_repeat_nothing(tmp_path: Path) -> None:
     whole = worked(
         job_at(tmp_path / "whole", "rmae", LONG), prepare=partial(keep_samples, tmp_path / "whole.seen")
     )
