@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mim_ray.data.place import local_beton
 from mim_ray.errors import Failure, Mistake
 from mim_ray.methods import METHODS, resolved
 from mim_ray.resume import JOB, absolute, refuse_secrets, resumed
+from mim_ray.revision import revision
 from mim_ray.run import Run
 from mim_ray.tracking.registry import register
 from mim_ray.tracking.run import Dataset, create_run, end_run, reopen_run, resolved_uri
@@ -29,6 +31,9 @@ from mim_ray.training.live import Live
 from mim_ray.training.place import Notice, Place
 
 logger = logging.getLogger("mim_ray")
+PACKAGES = ("torch", "timm", "ffcv", "ray", "mlflow", "numpy")
+"""Whose versions a run's tags say."""
+
 
 
 def train(
@@ -167,12 +172,13 @@ def _entering(job: Job, *, new: bool) -> Iterator[Future[Job]]:
 
 
 def _tags(job: Job, run: Run) -> dict[str, str]:
-    folder = job.folder
+    folder, commit = job.folder, revision()
     return {
+        **({} if commit is None else {"mim_ray.commit": commit}),
         "mim_ray.method": job.method,
         "mim_ray.folder": folder.url if folder.local is None else str(folder.local.absolute()),
         "mim_ray.version": version("mim_ray"),
-        "mim_ray.torch": version("torch"),
+        **{f"mim_ray.{name}": version(name) for name in PACKAGES if find_spec(name) is not None},
         "mim_ray.python": platform.python_version(),
         "mim_ray.host": platform.node(),
         "mim_ray.dataset": str(run.data.train),

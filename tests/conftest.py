@@ -1,4 +1,4 @@
-"""Tests run in one process more than there are cores, for some of them wait, a file to a process, on one thread."""
+"""Tests run in one process more than there are cores, for some wait: a file to a process, each on one thread."""
 
 import os
 

@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": BASEMENT | {"evaluate", "methods", "run", "siamese", "tracking", "transforms", "views"},
     "launch": {"resume"}
     | BASEMENT
-    | {"data", "methods", "phrases", "ray_train", "run", "storage", "tracking", "training"},
+    | {"data", "methods", "phrases", "ray_train", "revision", "run", "storage", "tracking", "training"},
     "spaces": set(),
     "doctor": {"data", "errors"},
     "turns": {"data", "ray_train", "training", "views"},
@@ -56,6 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "output": {"tracking"},
     "demo": {"data", "evaluate", "launch", "methods", "run", "siamese", "tracking", "transforms"},
     "processes": set(),
+    "revision": set(),
     "fake_cluster": {"errors", "processes"},
     "submit": {"errors"},
     "options": {"config"},

@@ -1,13 +1,20 @@
 """`train` in this process: what it refuses, what it leaves behind, and how it goes on."""
 
 import json
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
+from torch import Tensor
+from torch._dynamo.backends.debugging import aot_eager
+from torch.fx import GraphModule
 
 from mim_ray.errors import Failure, Mistake
 from mim_ray.launch import train
+from mim_ray.revision import revision
 from mim_ray.storage import Folder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
@@ -40,6 +47,8 @@ def test_a_run_leaves_everything_about_itself_in_mlflow(here: Path) -> None:
     assert run.data.params["method.measure.penalty"] == "1.0"
     assert run.data.tags["mim_ray.method"] == "rmae"
     assert "mim-ray train rmae" in run.data.tags["mim_ray.replay"]
+    assert run.data.tags["mim_ray.timm"] == version("timm")
+    assert run.data.tags.get("mim_ray.commit") == revision()
     assert [one.step for one in client.get_metric_history(result["run_id"], "train/loss")] == [2, 4]
     assert {"train/distance", "train/autoencoder", "train/lr", "train/gradient_norm"} <= run.data.metrics.keys()
     assert {"speed/images_per_second", "speed/data_wait", "memory/gigabytes"} <= run.data.metrics.keys()
@@ -115,3 +124,23 @@ def test_a_run_is_trained_by_one_process_at_a_time(here: Path) -> None:
     ):
         train(resume="busy")
     assert train(resume="busy")["steps"] == 4
+
+
+@pytest.mark.parametrize("changes", [{"compile": True}, {"precision": "bf16"}], ids=str)
+def test_a_run_that_is_compiled_or_of_less_precision_stays_close(
+    changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled as far as its graphs; `tests/methods` has the generated code."""
+    graphs: list[object] = []
+
+    def backend(graph: GraphModule, inputs: list[Tensor]) -> object:
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    plain = train("mae", {**SMALL, "name": "plain"}, track=False)["metrics"]["train/loss"]
+    assert graphs == []
+    loss = train("mae", {**SMALL, "name": "other", **changes}, track=False)["metrics"]["train/loss"]
+    assert len(graphs) == (1 if "compile" in changes else 0)
+    assert loss == pytest.approx(plain, rel=0.02)
+    assert ("compile" in changes) or loss != plain

@@ -1,0 +1,19 @@
+"""Which commit a file is of."""
+
+import subprocess
+from pathlib import Path
+
+
+def revision(file: Path = Path(__file__)) -> str | None:
+    """With a + where its repository was changed since; None where it is in none, as an installed package is."""
+    if _git(file.parent, "ls-files", "--error-unmatch", file.name) is None:
+        return None
+    return _git(file.parent, "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*")
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
