@@ -19,21 +19,20 @@ from mim_ray.data.card import Card
 from mim_ray.data.place import local_beton
 from mim_ray.errors import Failure, Mistake
 from mim_ray.methods import METHODS, resolved
-from mim_ray.resume import JOB, absolute, refuse_secrets, resumed
+from mim_ray.resume import absolute, refuse_secrets, resumed
 from mim_ray.revision import revision
 from mim_ray.run import Run
 from mim_ray.tracking.registry import register
 from mim_ray.tracking.run import Dataset, create_run, end_run, reopen_run, resolved_uri
 from mim_ray.tracking.server import Away
 from mim_ray.training.asked import asking
-from mim_ray.training.job import Job
+from mim_ray.training.job import JOB, Job
 from mim_ray.training.live import Live
 from mim_ray.training.place import Notice, Place
 
 logger = logging.getLogger("mim_ray")
 PACKAGES = ("torch", "timm", "ffcv", "ray", "mlflow", "numpy")
 """Whose versions a run's tags say."""
-
 
 
 def train(

@@ -1,5 +1,6 @@
 """What the workers of a run take, and whether a cluster has room for them or can grow to have it."""
 
+import logging
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from mim_ray.errors import Mistake
 from mim_ray.run import Run
 
+logger = logging.getLogger("mim_ray")
 ANSWER_SECONDS = 30.0
 """How long an autoscaler may take to say what it makes of a request; it looks every few seconds."""
 
@@ -47,6 +49,8 @@ def cores_of_a_worker(workers: int, gpus: float) -> int:
 def check_room(run: Run, needed: dict[str, float]) -> None:
     """Refuses what the cluster could never give, for Ray would wait for ever."""
     least = run.least_workers
+    if run.gpus_per_worker is None and not ray.cluster_resources().get("CPU") and grows():
+        logger.warning("no node has come yet, so nothing is known of GPUs: if they will, say gpus_per_worker=1")
     if workers_that_fit(needed) >= least or (grows() and can_grow_to(least, needed)):
         return
     there = ray.cluster_resources()
@@ -59,13 +63,17 @@ def check_room(run: Run, needed: dict[str, float]) -> None:
     )
 
 
-def words_of_waiting(run: Run) -> str:
-    needed, free = resources_of_a_worker(run), ray.available_resources()
+def words_of_waiting(run: Run, *, begun: bool) -> str | None:
+    """What a run lacks that says nothing: room on the nodes that are there, or, before it begins, a free place."""
+    needed = resources_of_a_worker(run)
+    fit, free = workers_that_fit(needed), ray.available_resources()
     asked = ", ".join(f"{amount:g} {name}" for name, amount in needed.items())
-    has = ", ".join(f"{free.get(name, 0):g} {name}" for name in needed)
-    return (
-        f"no worker has begun yet: {run.workers} of {asked} each are asked for, and {has} of the cluster is free"
-    )
+    if fit < run.least_workers:
+        return f"{run.name} waits for nodes: {fit} of its {run.least_workers} workers have room ({asked} each)"
+    if not begun:
+        has = ", ".join(f"{free.get(name, 0):g} {name}" for name in needed)
+        return f"{run.name} waits for its {run.workers} workers ({asked} each): {has} of the cluster is free"
+    return None
 
 
 def workers_that_fit(needed: dict[str, float]) -> int:

@@ -16,10 +16,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mim_ray.board import Board
 from mim_ray.errors import Failure, Mistake
-from mim_ray.ray_room import check_room, resources_of_a_worker, words_of_waiting
+from mim_ray.ray_room import check_room, grows, resources_of_a_worker, words_of_waiting
 from mim_ray.run import Run
 from mim_ray.training.asked import asking
-from mim_ray.training.job import Job
+from mim_ray.training.job import JOB, Job
 from mim_ray.training.live import Live
 from mim_ray.training.place import Notice, Place
 from mim_ray.training.worker import work
@@ -34,7 +34,10 @@ SHRINK_SECONDS = "20"
 """How long an elastic run waits for a node that it thinks is there, before it goes on with fewer."""
 
 ROOM_SECONDS = 60.0
-"""How often a run that has not begun says what it waits for."""
+"""How often a run without workers says what it waits for."""
+
+LOST_ROOM_SECONDS = 1800.0
+"""How long it waits for nodes where no autoscaler brings them."""
 
 LAST_WORD_SECONDS = 60.0
 """How long a run that is asked to stop may take for its checkpoint."""
@@ -92,8 +95,12 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     voice = _Voice(board)
     logger.addHandler(voice)
     try:
-        task: Task = config["task"]
-        return task(Job(**ray.get(board.job.remote())), place)
+        job, task = Job(**ray.get(board.job.remote())), config["task"]
+        if not job.folder.has(JOB):
+            raise Mistake(
+                f"{job.folder.url} is not there: expected storage= that every machine of the cluster sees"
+            )
+        return task(job, place)  # type: ignore[no-any-return]
     except Mistake as mistake:
         ray.get(board.refuse.remote("Mistake", f"{mistake}{_where(context)}"))
         raise
@@ -125,18 +132,16 @@ class _Voice(logging.Handler):
 
 
 class _Ear:
-    """Listens for notices; asks the board no more than a few times a second."""
+    """Listens for notices."""
 
     def __init__(self, board: Any) -> None:
-        self._board, self._asked_at, self._stop = board, 0.0, False
+        self._board = board
 
     def __call__(self) -> Notice:
-        if time.monotonic() - self._asked_at > LOOK_SECONDS:
-            self._asked_at = time.monotonic()
-            self._stop = ray.get(self._board.is_asked_to_stop.remote())
-        if self._stop:
+        soon = ray.train.get_preemption_info() is not None  # waits for every worker, so each has to ask
+        if ray.get(self._board.is_asked_to_stop.remote()):
             return Notice.STOP
-        return Notice.SOON if ray.train.get_preemption_info() is not None else Notice.NONE
+        return Notice.SOON if soon else Notice.NONE
 
 
 def _fitted(trainer: TorchTrainer, board: Any, run: Run) -> dict[str, Any]:
@@ -152,24 +157,50 @@ def _fitted(trainer: TorchTrainer, board: Any, run: Run) -> dict[str, Any]:
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     with asking() as asked, Live(run.name) as live:
         thread.start()
-        patience, waits_since = LAST_WORD_SECONDS, time.monotonic()
+        patience, watch = LAST_WORD_SECONDS, _Watch(run)
         while thread.is_alive():
             thread.join(LOOK_SECONDS)
             for words in ray.get(board.news.remote()):
                 logger.warning(words)
             if numbers := ray.get(board.heard.remote()):
                 live.tell(numbers)
-            elif time.monotonic() - waits_since > ROOM_SECONDS:
-                waits_since = time.monotonic()
-                logger.warning(words_of_waiting(run))
+            watch.look(numbers)
             if asked:
                 board.ask_to_stop.remote()
+                if not numbers:
+                    raise SystemExit(128 + int(asked.by or 0))  # there is nothing to be saved yet
+            if asked or ray.get(board.refusal.remote()) is not None:
                 patience -= LOOK_SECONDS
             if patience < 0:
-                raise Failure("the run was asked to stop and did not answer: it goes on from its last checkpoint")
+                break
+    if thread.is_alive() and ray.get(board.refusal.remote()) is None:
+        raise Failure("the run was asked to stop and did not answer: it goes on from its last checkpoint")
     if "error" in outcome and ray.get(board.refusal.remote()) is None:
         raise Failure(f"Ray Train gave up: {' '.join(str(outcome['error']).split())[:500]}") from outcome["error"]
     return (outcome.get("result") or {}) | {"asked": asked.by}
+
+
+class _Watch:
+    """Says what a run waits for, and gives up where nobody will bring it."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._numbers: dict[str, float] = {}
+        self._news_at = self._said_at = time.monotonic()
+
+    def look(self, numbers: dict[str, float]) -> None:
+        now = time.monotonic()
+        if numbers != self._numbers:
+            self._numbers, self._news_at = numbers, now
+        if min(now - self._news_at, now - self._said_at) < ROOM_SECONDS:
+            return
+        self._said_at = now
+        words = words_of_waiting(self._run, begun=bool(numbers))
+        if words is None:
+            return
+        if now - self._news_at > LOST_ROOM_SECONDS and not grows():
+            raise Failure(f"{words}: it goes on from its last checkpoint with --resume {self._run.name}")
+        logger.warning(words)
 
 
 @contextmanager

@@ -14,13 +14,10 @@ from mim_ray.storage import Folder
 from mim_ray.tracking.registry import fetch, has_artifact
 from mim_ray.tracking.run import find_run, resolved_uri
 from mim_ray.training.checkpoint import WHOLE, name_of
-from mim_ray.training.job import Job, job_of
+from mim_ray.training.job import JOB, Job, job_of
 from mim_ray.training.reporter import SLOTS
 
 logger = logging.getLogger("mim_ray")
-JOB = "run.json"
-"""The job, in its run's folder."""
-
 FREE = (
     "workers",
     "cpus_per_worker",

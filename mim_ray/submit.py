@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 TUNNEL = "http://127.0.0.1:8265"  # where `ray dashboard` and `kubectl port-forward` put a head's dashboard
 FORWARDED = "MLFLOW_TRACKING_URI"
+STOPPING = {"RAY_JOB_STOP_WAIT_TIME_S": "60"}  # by itself Ray gives a job 3 seconds, too few for a checkpoint
 SECONDS_TO_ANSWER = 10
 
 
@@ -43,7 +44,7 @@ def submit(
     log: TextIO = sys.stdout,
 ) -> Job:
     """Sends `mim-ray WORDS`; with `wait`, its output goes to `log` while it runs."""
-    runtime_env = {"env_vars": _forwarded(os.environ), **_code(working_dir)}
+    runtime_env = {"env_vars": _forwarded(os.environ) | STOPPING, **_code(working_dir)}
     client = _client(_dashboard(address, os.environ))
     url = client.get_address()
     # `python -m` and not `mim-ray`, so that a working directory that holds the package is the one that runs.

@@ -24,7 +24,7 @@ from mim_ray.data.order import Order
 from mim_ray.errors import Failure
 from mim_ray.methods import METHODS, resolved
 from mim_ray.tracking.run import create_run, resolved_uri
-from mim_ray.training.job import Job
+from mim_ray.training.job import JOB, Job
 from mim_ray.turns import FOLDER, STEPS, STOP, TRAINED
 
 CORES = len(os.sched_getaffinity(0))
@@ -60,6 +60,7 @@ class Side:
             job = job._replace(tracking_uri=uri, run_id=create_run(uri, "bench", "run", {}, {}))
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         self.job.write_text(job.as_json())
+        job.folder.write(JOB, job.as_json().encode())
 
     @contextmanager
     def started(self) -> Iterator[list[subprocess.Popen[bytes]]]:

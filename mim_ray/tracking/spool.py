@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -76,20 +77,22 @@ class Spool:
             self._write_what_waits()
 
     def add_file(self, path: Path, name: str, to: str) -> None:
-        """Copies a file under a folder named by its place in the log, which no other has."""
-        with self._appending:
-            self._write_what_waits()
-            if self._waiting:
-                raise Failure(f"{path} cannot be copied to {self.folder}: it takes nothing more")
-            copy = Path("artifacts", str(self._end), name)
-            try:
-                (self.folder / copy).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, self.folder / copy)
-            except OSError as error:
-                shutil.rmtree((self.folder / copy).parent, ignore_errors=True)
-                raise Failure(f"{path} cannot be copied to {self.folder} ({error.strerror})") from None
-            self._waiting.append(Artifact(str(copy), to))
-            self._write_what_waits()
+        """Copies a file into a folder of its own; what is logged meanwhile does not wait for it."""
+        self.settle()
+        if self._waiting:
+            raise Failure(f"{path} cannot be copied to {self.folder}: it takes nothing more")
+        home = self.folder / "artifacts"
+        try:
+            home.mkdir(exist_ok=True)
+            copy = Path(tempfile.mkdtemp(dir=home), name)
+        except OSError as error:
+            raise Failure(f"{path} cannot be copied to {self.folder} ({error.strerror})") from None
+        try:
+            shutil.copyfile(path, copy)
+        except OSError as error:
+            shutil.rmtree(copy.parent, ignore_errors=True)
+            raise Failure(f"{path} cannot be copied to {self.folder} ({error.strerror})") from None
+        self.append(Artifact(str(copy.relative_to(self.folder)), to))
 
     def confirm(self, end: int) -> None:
         """The server has everything before this offset. Where the disk cannot hold that, a later process offers

@@ -9,6 +9,9 @@ from mim_ray.methods import resolved
 from mim_ray.run import Run
 from mim_ray.storage import Folder
 
+JOB = "run.json"
+"""The job, in its run's folder."""
+
 
 class Job(NamedTuple):
     method: str
@@ -21,6 +24,11 @@ class Job(NamedTuple):
     @property
     def run(self) -> Run:
         return resolved(self.method, self.overrides)
+
+    @property
+    def sentence(self) -> tuple[str, dict[str, str]]:
+        """The method and what was changed of it: what weights are of."""
+        return self.method, {path: value for path, value in self.overrides.items() if path.startswith("method.")}
 
     @property
     def folder(self) -> Folder:

@@ -14,7 +14,7 @@ EVERY_SECONDS = 5.0
 
 class Listener:
     def __init__(self, place: Place) -> None:
-        self._place = place
+        self._place, self._notice = place, Notice.NONE
         self.begin(0)
 
     def begin(self, done: int) -> None:
@@ -25,7 +25,9 @@ class Listener:
         return done >= self._next
 
     def hear(self, done: int) -> Notice:
-        """The most urgent that any worker was told."""
+        """The most urgent that any worker was told when they last asked."""
+        if not self.is_due(done):
+            return self._notice
         pace = (time.monotonic() - self._last_at) / max(1, done - self._last)
         most = torch.tensor([float(self._place.notice()), pace], device=self._place.device)
         if world.size() > 1:
@@ -33,4 +35,5 @@ class Listener:
         notice, pace = most.tolist()
         self._last, self._last_at = done, time.monotonic()
         self._next = done + max(1, int(EVERY_SECONDS / max(pace, 1e-6)))
-        return Notice(int(notice))
+        self._notice = Notice(int(notice))
+        return self._notice

@@ -6,7 +6,6 @@ import time
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-import torch
 import torch.distributed as dist
 
 from mim_ray import world
@@ -18,7 +17,7 @@ from mim_ray.tracking.spool import Record
 from mim_ray.training.checkpoint import Checkpoints, Snapshot, Torn, Writer, name_of
 from mim_ray.training.job import Job
 from mim_ray.training.listener import Listener
-from mim_ray.training.meters import Meters, Row, mean_of
+from mim_ray.training.meters import Meters, Row, mean_of, used_gigabytes
 from mim_ray.training.place import Notice, Place
 from mim_ray.training.reporter import Reporter
 from mim_ray.training.schedule import Plan
@@ -81,6 +80,7 @@ class Logbook:
         self.meters.forget()
         self.window, done = [], 0
         if snapshot is not None:
+            self._check_kin(snapshot)
             try:
                 stepper.load(snapshot.weights, snapshot.optimiser)
             except Failure as failure:
@@ -177,6 +177,12 @@ class Logbook:
             **({"best": f"{self.checkpoints.folder.url}/{best}"} if has_best else {}),
         }
 
+    def _check_kin(self, snapshot: Snapshot) -> None:
+        """Weights of another method may have the same names and shapes."""
+        state, place = snapshot.state, f"{self.checkpoints.folder.url}/{snapshot.name}"
+        if Job(state["method"], state["overrides"]).sentence != self.job.sentence:
+            raise Failure(f"{place} is of another method ({state['method']}, of {state['name']}): remove it")
+
     def _newest(self) -> Snapshot | None:
         """The first worker chooses, so that all of them go on from the same step."""
         newest = None
@@ -213,6 +219,9 @@ class Logbook:
             return
         weights, optimiser = stepper.tensors()
         state = {
+            "name": self.run.name,
+            "method": self.job.method,
+            "overrides": dict(self.job.overrides),
             "skipped": sorted(self.skipped),
             "rewinds": self.rewinds,
             "window": self.window,
@@ -279,11 +288,3 @@ class Logbook:
     def _start_watch(self, done: int) -> None:
         self._began, self._began_at = time.monotonic(), done
         self._began_waiting = self.loader.waited_seconds
-
-
-def used_gigabytes(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

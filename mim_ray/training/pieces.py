@@ -12,9 +12,11 @@ from mim_ray.encoders.target import Twin
 from mim_ray.errors import Mistake
 from mim_ray.evaluate.gathered import gathered_objects
 from mim_ray.measures.contrast import Contrast
+from mim_ray.measures.fourier import BatchSpectrum
+from mim_ray.measures.reconstruct import Reconstruct
 from mim_ray.run import Run
 from mim_ray.training.place import Place
-from mim_ray.training.step import shares
+from mim_ray.training.step import rows_of_piece, shares
 
 ROOM = 0.8
 """Share of the free memory that activations may take."""
@@ -64,6 +66,11 @@ def check_pieces(run: Run, pieces: int, workers: int) -> None:
     measure, target = run.method.measure, run.method.target
     if pieces > 1 and isinstance(measure, Contrast) and measure.loss == "infonce" and isinstance(target, Twin):
         raise Mistake(f"{cut}, and a twin's candidates carry a gradient through the whole batch: {way_out}")
+    if pieces > 1 and isinstance(measure, Reconstruct) and isinstance(measure.fourier, BatchSpectrum):
+        raise Mistake(f"{cut}, and method.measure.fourier=code compares the mean of the whole batch: {way_out}")
+    counts = [rows_of_piece(rows, pieces, piece) for rows in shares(run.batch, workers) for piece in range(pieces)]
+    if run.method.shared.cutmix is not None and any(count % 2 for count in counts):
+        raise Mistake(f"{cut} in even numbers, and cutmix mixes pairs: {way_out}, or another micro=")
     if pieces > 1 and run.micro is None and normalises_batches(run):
         raise Mistake(
             f"{cut}, and its batch norms would see pieces of it: {way_out}, "

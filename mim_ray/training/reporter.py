@@ -15,7 +15,7 @@ from mim_ray.tracking.run import End
 from mim_ray.tracking.spool import Record
 from mim_ray.tracking.system import System
 from mim_ray.training.checkpoint import WHOLE, at_hand
-from mim_ray.training.job import Job
+from mim_ray.training.job import JOB, Job
 from mim_ray.training.meters import Row
 from mim_ray.training.place import Place
 
@@ -42,7 +42,7 @@ class Reporter:
         self.journal = Journal(folder, job.tracking_uri, job.run_id, carried)
         self._system = System(folder)
         if self.run.checkpoint.to_mlflow:
-            self._file("run.json", "", lambda path: path.write_text(job.as_json()))
+            self._file(JOB, "", lambda path: path.write_text(job.as_json()))
 
     def progress(self, step: int, steps: int, row: Row) -> None:
         self.place.tell({"step": step, "steps": steps, **row})
@@ -93,7 +93,7 @@ class Reporter:
             save_encoder(model, card, Path(aside))
             for path in sorted(Path(aside).iterdir()):
                 self.journal.file(path, "encoder")
-        self._file("run.json", "model", lambda path: path.write_text(job.as_json()))
+        self._file(JOB, "model", lambda path: path.write_text(job.as_json()))
         with at_hand(weights) as files:
             self.journal.file(files / "weights.safetensors", "model")
 

@@ -168,7 +168,7 @@ def wants_bf16(run: Run, device: torch.device) -> bool:
 def has_bf16(device: torch.device) -> bool:
     """In its hardware; what is emulated is many times slower than single precision."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

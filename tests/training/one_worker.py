@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
+from mim_ray.training import listener
 from mim_ray.training.job import job_of
 from mim_ray.training.place import Notice, Numbers, Place
 from mim_ray.training.worker import work
@@ -50,6 +51,7 @@ def take(part: Part) -> None:
     with part.said.open("w") as said:
         os.dup2(said.fileno(), 2)
     torch.set_num_threads(1)
+    listener.EVERY_SECONDS = 0.0
     part.prepare()
     if part.world > 1:
         place, patience = f"file://{part.store}", timedelta(seconds=90)

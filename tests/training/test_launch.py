@@ -106,7 +106,7 @@ def test_a_checkpoint_of_another_method_is_refused(here: Path) -> None:
     job = here / "runs" / "one" / "run.json"
     begun = json.loads(job.read_text())
     job.write_text(json.dumps(begun | {"overrides": begun["overrides"] | {"method.measure.head.depth": "1"}}))
-    with pytest.raises(Failure, match=r"step-000000004: it is of another model"):
+    with pytest.raises(Failure, match=r"step-000000004 is of another method \(mae, of one\): remove it"):
         train(resume="one")
 
 

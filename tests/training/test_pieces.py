@@ -52,10 +52,12 @@ def test_memory_for_not_even_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ("cmae", {"method.target": "twin"}, "a twin's candidates carry a gradient through the whole batch"),
         ("simmim_r50", {"encoder": "resnet-micro"}, "its batch norms would see pieces of it"),
+        ("a2mim_code", {}, "method.measure.fourier=code compares the mean of the whole batch"),
+        ("mae", {"method.shared.cutmix": "on", "batch": 36}, "cutmix mixes pairs"),
     ],
 )
 def test_what_would_change_with_the_pieces_is_refused(method: str, changes: dict[str, object], words: str) -> None:
     run = resolved(method, {"encoder": "micro", "batch": 64, **changes})
     with pytest.raises(Mistake, match=words):
-        pieces.check_pieces(run, 2, 1)
+        pieces.check_pieces(run, 4, 1)
     pieces.check_pieces(run, 1, 1)

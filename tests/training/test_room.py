@@ -1,12 +1,14 @@
 """How many cores a worker takes by itself, and what no cluster can give."""
 
+import time
+
 import pytest
 import ray
 
-from mim_ray import ray_room
-from mim_ray.errors import Mistake
+from mim_ray import ray_room, ray_train
+from mim_ray.errors import Failure, Mistake
 from mim_ray.methods import resolved
-from mim_ray.ray_room import check_room, cores_of_a_worker
+from mim_ray.ray_room import check_room, cores_of_a_worker, words_of_waiting
 
 
 def there_are(monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, float]) -> None:
@@ -48,3 +50,36 @@ def test_what_a_cluster_cannot_give_is_refused_in_words(monkeypatch: pytest.Monk
     with pytest.raises(Mistake, match=r"^workers=200: 200 workers need 200 CPU and the cluster has 2 CPU at most"):
         check_room(run, {"CPU": 1})
     check_room(resolved("mae", {"workers": 2}), {"CPU": 1})
+
+
+def test_a_run_says_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = resolved("mae", {"name": "first", "workers": 2, "cpus_per_worker": 2})
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 1.0})
+    there_are(monkeypatch, {"CPU": 2})
+    nodes = "first waits for nodes: 1 of its 2 workers have room (2 CPU each)"
+    assert words_of_waiting(run, begun=True) == words_of_waiting(run, begun=False) == nodes
+    there_are(monkeypatch, {"CPU": 4})
+    assert words_of_waiting(run, begun=True) is None
+    place = "first waits for its 2 workers (2 CPU each): 1 CPU of the cluster is free"
+    assert words_of_waiting(run, begun=False) == place
+
+
+def test_a_run_whose_nodes_nobody_brings_back_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    run = resolved("mae", {"name": "first", "workers": 2, "cpus_per_worker": 2})
+    there_are(monkeypatch, {"CPU": 2})
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 1.0})
+    watch, numbers = ray_train._Watch(run), {"step": 100.0}
+    monkeypatch.setattr(ray_train, "grows", lambda: False)
+    for now[0] in range(0, 1800, 30):
+        watch.look(numbers)
+    assert 25 <= caplog.text.count("first waits for nodes") <= 30
+    now[0] = 1900
+    with pytest.raises(
+        Failure, match=r"first waits for nodes.*: it goes on from its last checkpoint with --resume"
+    ):
+        watch.look(numbers)
+    watch.look({"step": 101.0})
