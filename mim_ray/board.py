@@ -26,9 +26,6 @@ class Board:
     def tell(self, numbers: dict[str, float]) -> None:
         self._numbers = numbers
 
-    def heard(self) -> dict[str, float]:
-        return self._numbers
-
     def ask_to_stop(self) -> None:
         self._stop = True
 
@@ -68,11 +65,11 @@ class Board:
         """A warning of a worker; what several say is said once."""
         self._words.setdefault(words, True)
 
-    def news(self) -> list[str]:
-        """What was said since the last time."""
+    def news(self) -> tuple[list[str], dict[str, float], bool]:
+        """What was said since the last time, how far the run is, and whether it has ended in a refusal."""
         new = [words for words, is_new in self._words.items() if is_new]
         self._words |= dict.fromkeys(new, False)
-        return new
+        return new, self._numbers, self._refusal is not None
 
     def refusal(self) -> tuple[str, str] | None:
         return self._refusal

@@ -21,12 +21,12 @@ from mim_ray.run import Run
 from mim_ray.training.asked import asking
 from mim_ray.training.job import JOB, Job
 from mim_ray.training.live import Live
-from mim_ray.training.place import Notice, Place
+from mim_ray.training.place import Notice, Numbers, Place, nothing
 from mim_ray.training.worker import work
 
 logger = logging.getLogger("mim_ray")
 Task = Callable[[Job, Place], dict[str, Any]]
-LOOK_SECONDS = 0.3
+LOOK_SECONDS = 0.5
 RESIZE_SECONDS = 60.0
 """How often an elastic run looks for room to grow; to grow is to go on from the last checkpoint."""
 
@@ -90,7 +90,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
         device=ray.train.torch.get_device(),
         report=ray.train.report,
         notice=_Ear(board),
-        tell=lambda numbers: board.tell.remote({**numbers, "workers": context.get_world_size()}),
+        tell=_Told(board, context.get_world_size()) if context.get_world_rank() == 0 else nothing,
     )
     voice = _Voice(board)
     logger.addHandler(voice)
@@ -131,6 +131,16 @@ class _Voice(logging.Handler):
         self._board.say.remote(record.getMessage())
 
 
+class _Told:
+    """Brings the first worker's numbers to the board."""
+
+    def __init__(self, board: Any, workers: int) -> None:
+        self._board, self._workers = board, workers
+
+    def __call__(self, numbers: Numbers) -> None:
+        self._board.tell.remote({**numbers, "workers": self._workers})
+
+
 class _Ear:
     """Listens for notices."""
 
@@ -160,16 +170,17 @@ def _fitted(trainer: TorchTrainer, board: Any, run: Run) -> dict[str, Any]:
         patience, watch = LAST_WORD_SECONDS, _Watch(run)
         while thread.is_alive():
             thread.join(LOOK_SECONDS)
-            for words in ray.get(board.news.remote()):
+            said, numbers, is_refused = ray.get(board.news.remote())
+            for words in said:
                 logger.warning(words)
-            if numbers := ray.get(board.heard.remote()):
+            if numbers:
                 live.tell(numbers)
             watch.look(numbers)
             if asked:
                 board.ask_to_stop.remote()
                 if not numbers:
                     raise SystemExit(128 + int(asked.by or 0))  # there is nothing to be saved yet
-            if asked or ray.get(board.refusal.remote()) is not None:
+            if asked or is_refused:
                 patience -= LOOK_SECONDS
             if patience < 0:
                 break

@@ -36,7 +36,7 @@ class Turns:
 
     def tell(self, numbers: Numbers) -> None:
         self._place.tell(numbers)
-        if numbers["step"] % STEPS == 0:
+        if self._place.rank == 0 and numbers["step"] % STEPS == 0:
             self.wait()
 
     def notice(self) -> Notice:

@@ -58,7 +58,10 @@ def test_a_warning_of_several_workers_is_told_once() -> None:
     board = Board()
     for _ in range(2):
         board.say("the disk is full")
-    assert board.news() == ["the disk is full"]
+    assert board.news() == (["the disk is full"], {}, False)
     board.say("the disk is full")
     board.say("there is room again")
-    assert board.news() == ["there is room again"]
+    board.tell({"step": 3})
+    assert board.news() == (["there is room again"], {"step": 3}, False)
+    board.refuse("Mistake", "no such file")
+    assert board.news() == ([], {"step": 3}, True)
