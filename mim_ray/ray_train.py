@@ -26,7 +26,7 @@ from mim_ray.training.worker import work
 
 logger = logging.getLogger("mim_ray")
 Task = Callable[[Job, Place], dict[str, Any]]
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 1.0
 RESIZE_SECONDS = 60.0
 """How often an elastic run looks for room to grow; to grow is to go on from the last checkpoint."""
 

@@ -1,4 +1,4 @@
-"""Tests run in one process more than there are cores, for some wait: a file to a process, each on one thread."""
+"""Tests run in as many processes as there are cores, a file to a process, each on one thread."""
 
 import os
 
@@ -9,10 +9,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 LONG = ("test_cluster_runs.py", "test_docs.py", "test_methods.py", "test_world.py", "test_live.py")
 """Files that begin first, in this order, so that none of them is waited for at the end."""
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -76,6 +76,10 @@ class Journal:
             log.warning("all of the run is in MLflow but its status %s: end it there by hand", status)
         return left
 
+    def leave(self) -> None:
+        """Nothing more is sent from here; what is left stays in the folder for whoever goes on with the run."""
+        self._sender.leave()
+
     def _keep(self, step: int, time_ms: int, metrics: Mapping[str, float]) -> None:
         new = {key: value for key, value in metrics.items() if step > self._highest.get(key, -1)}
         if new:

@@ -55,6 +55,11 @@ class Sender(Thread):
         self.join(patience_seconds)
         self._over.set()
 
+    def leave(self) -> None:
+        self._over.set()
+        self._closing.set()
+        self._news.set()
+
     def run(self) -> None:
         for name in SAYS_IT_AT_EVERY_TRY:
             logging.getLogger(name).addFilter(_not_of_a_sender)

@@ -74,6 +74,14 @@ class Logbook:
         self._saved, self._saved_at = -1, time.monotonic()
         self._began, self._began_waiting, self._began_at = time.monotonic(), 0.0, 0
 
+    def __enter__(self) -> "Logbook":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """A run that ends by an exception keeps nothing going in a process that goes on."""
+        if kind is not None:
+            self.reporter.leave()
+
     def restore(self, stepper: Stepper) -> int:
         """The newest whole checkpoint into the stepper, or else a first one; how many steps are done."""
         snapshot = self._newest()

@@ -104,6 +104,10 @@ class Reporter:
         """How many records MLflow could not be given."""
         return self.journal.close(status, patience_seconds) if self.journal else 0
 
+    def leave(self) -> None:
+        if self.journal is not None:
+            self.journal.leave()
+
     def _file(self, name: str, to: str, write: Callable[[Path], object]) -> None:
         assert self.journal is not None
         with tempfile.TemporaryDirectory() as folder:

@@ -26,26 +26,27 @@ def work(job: Job, place: Place, stepper_of: type[Stepper] = Stepper) -> dict[st
     logbook = Logbook(job, run, place, plan, loader)
     if place.world > 2:
         stepper.settle(next(loader.batches(0, 1)))
-    first = done = logbook.restore(stepper)
-    began = time.perf_counter()
-    with suppress(Stopped):
-        while done < plan.steps:
-            try:
-                for batch in loader.batches(done, plan.steps):
-                    measured = None
-                    if batch.step not in logbook.skipped:
-                        measured = stepper(batch, norm=logbook.reads(batch.step + 1))
-                    done = batch.step + 1
-                    logbook.after(stepper, done, measured)
-            except NotFinite as spoiled:
-                done = logbook.rewind(stepper, spoiled.step)
-    seconds = time.perf_counter() - began
-    return {
-        **logbook.end(stepper, done),
-        "steps": done,
-        "images_per_second": round((done - first) * run.batch / seconds, 1),
-        "metrics": logbook.last,
-    }
+    with logbook:
+        first = done = logbook.restore(stepper)
+        began = time.perf_counter()
+        with suppress(Stopped):
+            while done < plan.steps:
+                try:
+                    for batch in loader.batches(done, plan.steps):
+                        measured = None
+                        if batch.step not in logbook.skipped:
+                            measured = stepper(batch, norm=logbook.reads(batch.step + 1))
+                        done = batch.step + 1
+                        logbook.after(stepper, done, measured)
+                except NotFinite as spoiled:
+                    done = logbook.rewind(stepper, spoiled.step)
+        seconds = time.perf_counter() - began
+        return {
+            **logbook.end(stepper, done),
+            "steps": done,
+            "images_per_second": round((done - first) * run.batch / seconds, 1),
+            "metrics": logbook.last,
+        }
 
 
 def loader_for(run: Run, place: Place) -> Loader:

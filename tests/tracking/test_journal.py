@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -287,7 +288,7 @@ def test_a_file_that_is_never_taken_does_not_stop_the_rest(
     said = spoken(caplog)
     assert len(said) == lines
     assert "does not take" in said[0 if lines == 2 else 1]
-    assert (tmp_path / "run" / "artifacts" / "0" / Path(__file__).name).exists()
+    assert len(list((tmp_path / "run" / "artifacts").glob(f"*/{Path(__file__).name}"))) == 1
 
 
 @contextmanager
@@ -436,3 +437,14 @@ def test_a_server_that_is_killed_and_started_again(
     lost, back = spoken(caplog)
     assert "does not answer (" in lost
     assert back.endswith("answers again: what was kept is sent")
+
+
+def test_a_journal_that_is_left_sends_nothing_more(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    journal = Journal(tmp_path / "run", NOBODY, "0" * 32)
+    journal.log(1, {"loss": 1.0})
+    journal.leave()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert [entry["step"] for entry in journal.pending()] == [1]
