@@ -84,13 +84,17 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     context = ray.train.get_context()
     if context.get_world_rank() == 0 and (words := ray.get(board.begins.remote(context.get_world_size()))):
         raise Failure(words)
+
+    def tell(numbers: Numbers) -> None:
+        board.tell.remote({**numbers, "workers": context.get_world_size()})
+
     place = Place(
         rank=context.get_world_rank(),
         world=context.get_world_size(),
         device=ray.train.torch.get_device(),
         report=ray.train.report,
         notice=_Ear(board),
-        tell=_Told(board, context.get_world_size()) if context.get_world_rank() == 0 else nothing,
+        tell=tell if context.get_world_rank() == 0 else nothing,
     )
     voice = _Voice(board)
     logger.addHandler(voice)
@@ -129,16 +133,6 @@ class _Voice(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._board.say.remote(record.getMessage())
-
-
-class _Told:
-    """Brings the first worker's numbers to the board."""
-
-    def __init__(self, board: Any, workers: int) -> None:
-        self._board, self._workers = board, workers
-
-    def __call__(self, numbers: Numbers) -> None:
-        self._board.tell.remote({**numbers, "workers": self._workers})
 
 
 class _Ear:

@@ -14,7 +14,6 @@ from mim_ray.data.beton import Beton
 from mim_ray.data.loader import Backend, Loader
 from mim_ray.data.place import local_beton
 from mim_ray.encoders.encoder import EncoderModule
-from mim_ray.evaluate.gathered import gathered_objects
 from mim_ray.transforms.crop import CenterCrop
 from mim_ray.views import Tokens, View
 
@@ -80,7 +79,7 @@ def features_of(encoder: EncoderModule, normalise: nn.Module, loader: Loader, po
             tokens = encoder(View(normalise(batch.crops[0]), None))
             row = batch.samples, pooled(tokens, pool).float(), likeness(tokens.patches), batch.labels
             parts.append(tuple(part if part is None else part.cpu() for part in row))  # type: ignore[arg-type]
-    every = [part for parts_of_one in gathered_objects(parts) for part in parts_of_one]
+    every = [part for parts_of_one in world.gathered_objects(parts) for part in parts_of_one]
     order = torch.cat([part[0] for part in every]).argsort()
     labels = [part[3] for part in every if part[3] is not None]
     return Features(

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from mim_ray import world
-from mim_ray.evaluate.gathered import gathered_objects
 
 QUERIES_AT_ONCE = 1024
 
@@ -40,5 +39,5 @@ def knn(
         votes = nearest.new_zeros(len(rows), classes).scatter_add(1, labels[which], (nearest / temperature).exp())
         ranked = votes.topk(min(5, classes)).indices == wanted[rows, None]
         right += torch.stack([ranked[:, 0].sum(), ranked.sum()])
-    top1, top5 = (sum(gathered_objects(right)) / len(queries)).tolist()
+    top1, top5 = (sum(world.gathered_objects(right)) / len(queries)).tolist()
     return Score(top1, top5)

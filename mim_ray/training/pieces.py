@@ -6,11 +6,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from mim_ray import world
 from mim_ray.cost import cost
 from mim_ray.data.memory import available_bytes, in_words
 from mim_ray.encoders.target import Twin
 from mim_ray.errors import Mistake
-from mim_ray.evaluate.gathered import gathered_objects
 from mim_ray.measures.contrast import Contrast
 from mim_ray.measures.fourier import BatchSpectrum
 from mim_ray.measures.reconstruct import Reconstruct
@@ -56,7 +56,7 @@ def sharers(place: Place) -> list[int]:
     """The ranks that live off the same memory, a machine's or a GPU's."""
     on_gpu = place.device.type == "cuda"
     here = (platform.node(), str(torch.cuda.get_device_properties(place.device).uuid) if on_gpu else "")
-    return [rank for rank, there in enumerate(gathered_objects(here)) if there == here]
+    return [rank for rank, there in enumerate(world.gathered_objects(here)) if there == here]
 
 
 def check_pieces(run: Run, pieces: int, workers: int) -> None:
@@ -70,7 +70,11 @@ def check_pieces(run: Run, pieces: int, workers: int) -> None:
         raise Mistake(f"{cut}, and method.measure.fourier=code compares the mean of the whole batch: {way_out}")
     counts = [rows_of_piece(rows, pieces, piece) for rows in shares(run.batch, workers) for piece in range(pieces)]
     if run.method.shared.cutmix is not None and any(count % 2 for count in counts):
-        raise Mistake(f"{cut} in even numbers, and cutmix mixes pairs: {way_out}, or another micro=")
+        even = 2 * workers * pieces
+        raise Mistake(
+            f"batch={run.batch} makes an odd piece of {workers * pieces}, and cutmix mixes pairs: "
+            f"expected batch={-(-run.batch // even) * even}"
+        )
     if pieces > 1 and run.micro is None and normalises_batches(run):
         raise Mistake(
             f"{cut}, and its batch norms would see pieces of it: {way_out}, "

@@ -38,7 +38,7 @@ class Place:
     notice: Callable[[], Notice] = no_notice
     """Asked by every worker together, every few seconds; what one is told, all will know."""
     tell: Callable[[Numbers], None] = nothing
-    """Called by the first worker: how far it is."""
+    """Called by every worker: how far it is."""
 
 
 def default_device(local_rank: int) -> torch.device:

@@ -34,7 +34,6 @@ def server() -> Iterator[str]:
     server.start()
     host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as changes:
-        changes.setattr(os, "environ", os.environ)
         for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
             changes.setenv(name, "")
         reach(f"http://{host}:{port}")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mim_ray import world
 from mim_ray.cost import cost
 from mim_ray.errors import Mistake
 from mim_ray.methods import resolved
@@ -33,7 +34,7 @@ def test_what_the_user_says_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_workers_of_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "gathered_objects", lambda mine: [("afar", ""), mine, mine, ("afar", "")])
+    monkeypatch.setattr(world, "gathered_objects", lambda mine: [("afar", ""), mine, mine, ("afar", "")])
     assert pieces.sharers(PLACE) == [1, 2]
     alone = cost(RUN)
     free = 40 * alone.activation_bytes + 4 * pieces.COPIES * alone.parameters
@@ -53,7 +54,11 @@ def test_memory_for_not_even_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         ("cmae", {"method.target": "twin"}, "a twin's candidates carry a gradient through the whole batch"),
         ("simmim_r50", {"encoder": "resnet-micro"}, "its batch norms would see pieces of it"),
         ("a2mim_code", {}, "method.measure.fourier=code compares the mean of the whole batch"),
-        ("mae", {"method.shared.cutmix": "on", "batch": 36}, "cutmix mixes pairs"),
+        (
+            "mae",
+            {"method.shared.cutmix": "on", "batch": 36},
+            "makes an odd piece of 4, and cutmix mixes pairs: expected batch=40",
+        ),
     ],
 )
 def test_what_would_change_with_the_pieces_is_refused(method: str, changes: dict[str, object], words: str) -> None:
