@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +22,7 @@ from mim_ray.config import flatten
 from mim_ray.data.beton import HEADER, LARGEST_SIDE, VERSION, Beton, BetonWriter
 from mim_ray.data.card import Card
 from mim_ray.data.pictures import Encoded, Unsound, encode
-from mim_ray.data.pools import Results, spread
+from mim_ray.data.pools import Killed, Results, spread
 from mim_ray.data.source import Source
 from mim_ray.data.subset import Choice, Subset, choose
 from mim_ray.draws import Purpose, permutation
@@ -199,7 +198,7 @@ def _stopped_in_words() -> Iterator[None]:
 def _failures_in_words(out: Path) -> Iterator[None]:
     try:
         yield
-    except BrokenProcessPool:
+    except Killed:
         raise Failure(
             "an encoding process was killed (out of memory?): import again with fewer workers="
         ) from None

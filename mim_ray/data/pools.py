@@ -6,18 +6,27 @@ import os
 import platform
 import signal
 import sys
-import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from itertools import cycle
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
 CHUNK = 16
+AHEAD = 4
+"""Chunks a process has before it, so that it never waits for the one that writes."""
 Result = TypeVar("Result")
 Results = Iterator[tuple[int, Result]]
+
+
+class Killed(Exception):
+    """One of the processes is gone."""
 
 
 @contextmanager
@@ -26,30 +35,93 @@ def spread(work: Callable[[int], Result], workers: int) -> Iterator[Callable[[li
     if workers == 1:
         yield lambda indices: ((index, work(index)) for index in indices)
         return
-    context = multiprocessing.get_context("spawn")
-    with _stops_kept_from_children():  # Python's own, which keeps track of the pool's locks
-        pool = ProcessPoolExecutor(workers, context, initializer=_start_process, initargs=(work,))
-    try:
-        yield lambda indices: _in_parallel(pool, indices, in_flight=4 * workers)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with ExitStack() as started:
+        helpers: list[_Helper] = []
+
+        def helper(number: int) -> _Helper:
+            if number == len(helpers):
+                helpers.append(started.enter_context(_helping(work)))
+            return helpers[number]
+
+        yield partial(_in_turn, helper, workers)
 
 
-def _in_parallel(pool: ProcessPoolExecutor, indices: list[int], in_flight: int) -> Results[Any]:
-    futures: deque[tuple[list[int], Future[list[Any]]]] = deque()
+def _in_turn(helper: "Callable[[int], _Helper]", workers: int, indices: list[int]) -> Results[Any]:
+    asked: deque[tuple[list[int], _Helper]] = deque()
+    turns = cycle(range(workers))
     for at in range(0, len(indices), CHUNK):
-        chunk = indices[at : at + CHUNK]
-        with _stops_kept_from_children(), _main_module_kept_from_children():
-            futures.append((chunk, pool.submit(_work_through, chunk)))
-        if len(futures) >= in_flight:
-            yield from _finished(futures)
-    while futures:
-        yield from _finished(futures)
+        chunk, whose = indices[at : at + CHUNK], helper(next(turns))
+        whose.ask(chunk)
+        asked.append((chunk, whose))
+        if len(asked) >= AHEAD * workers:
+            yield from _answered(asked)
+    while asked:
+        yield from _answered(asked)
 
 
-def _finished(futures: deque[tuple[list[int], Future[list[Any]]]]) -> Results[Any]:
-    chunk, future = futures.popleft()
-    yield from zip(chunk, future.result(), strict=True)
+def _answered(asked: "deque[tuple[list[int], _Helper]]") -> Results[Any]:
+    chunk, whose = asked.popleft()
+    yield from zip(chunk, whose.answer(), strict=True)
+
+
+class _Helper:
+    """Another process, at the end of a pipe of its own: one that is killed breaks its pipe and holds no lock."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+
+    def ask(self, chunk: list[int]) -> None:
+        with _gone_in_words():
+            self._pipe.send(chunk)
+
+    def answer(self) -> list[Any]:
+        with _gone_in_words():
+            found: list[Any] | Exception = self._pipe.recv()
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+@contextmanager
+def _gone_in_words() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, OSError):  # between two answers, or within one
+        raise Killed from None
+
+
+@contextmanager
+def _helping(work: Callable[[int], Any]) -> Iterator[_Helper]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_help, args=(work, theirs), daemon=True)
+    with _stops_kept_from_children():  # Python's own, whose start would let the stops through again
+        resource_tracker.ensure_running()
+    with _stops_kept_from_children(), _main_module_kept_from_children():
+        process.start()
+    theirs.close()
+    try:
+        yield _Helper(ours)
+    finally:
+        ours.close()
+        process.kill()
+        process.join()
+
+
+def _help(work: Callable[[int], Any], pipe: Connection) -> None:
+    """In the other process: works through what it is asked, until the one who asks is gone."""
+    with suppress(EOFError, ConnectionError):
+        while True:
+            chunk = pipe.recv()
+            pipe.send(_worked_through(work, chunk))
+
+
+def _worked_through(work: Callable[[int], Any], chunk: list[int]) -> list[Any] | Exception:
+    try:
+        return [work(index) for index in chunk]
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        return error
 
 
 @contextmanager
@@ -71,28 +143,6 @@ def _main_module_kept_from_children() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = script
-
-
-_work: Callable[[int], Any]
-"""In a started process: what it does, sent once."""
-
-
-def _start_process(work: Callable[[int], Any]) -> None:
-    global _work
-    _work = work
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
-
-
-def _end_with_the_parent() -> None:
-    """A killed process cannot tell its pool, which would wait for work forever."""
-    parent = multiprocessing.parent_process()
-    if parent:
-        parent.join()
-        os._exit(1)
-
-
-def _work_through(chunk: list[int]) -> list[Any]:
-    return [_work(index) for index in chunk]
 
 
 def part_of(path: Path, process: int | str | None = None) -> Path:
