@@ -3,7 +3,7 @@
 from typing import Any
 
 FRUITLESS = 6
-"""How often in a row a run may be lost at the same step before it is given up."""
+"""How often in a row a run may be lost before its next checkpoint until it is given up."""
 
 
 class Board:
@@ -15,7 +15,8 @@ class Board:
         self._stop = False
         self._refusal: tuple[str, str] | None = None
         self._words: dict[str, bool] = {}
-        self._place: tuple[float, int] | None = None
+        self._change_is_near = False
+        self._workers, self._saved, self._heard = 0, -1.0, 0
         self._group, self._losses, self._last_words = 0, 0, "its processes ended without a word"
         self._refused: tuple[str, float, int] | None = None
 
@@ -24,13 +25,24 @@ class Board:
         return self._job
 
     def tell(self, numbers: dict[str, float]) -> None:
+        """By the first worker; a newer checkpoint than any before is what makes up for its losses."""
+        saved = numbers.get("saved", -1)
+        if saved > self._saved:
+            self._saved, self._losses = saved, 0
         self._numbers = numbers
+        self._heard += 1
 
     def ask_to_stop(self) -> None:
         self._stop = True
 
-    def is_asked_to_stop(self) -> bool:
-        return self._stop
+    def make_ready(self, ready: bool) -> None:
+        """Whether a new group of workers is near, which will go on from the last checkpoint."""
+        self._change_is_near = ready
+
+    def asks(self) -> tuple[bool, bool]:
+        """Of the workers, all the time: to stop; to have a checkpoint."""
+        self._heard += 1
+        return self._stop, self._change_is_near
 
     def refuse(self, kind: str, words: str) -> None:
         """Something that no restart would mend."""
@@ -38,15 +50,14 @@ class Board:
 
     def begins(self, workers: int) -> str | None:
         """Told by the first worker whenever a group of workers begins. A restart may mend what ended the group
-        before, an exception or a process that died, unless that happens again and again at the same place."""
-        self._group += 1
-        place = (self._numbers.get("step", 0), workers)
-        if self._place is not None:
-            self._losses = self._losses + 1 if place == self._place else 1
-        self._place = place
+        before, an exception or a process that died, unless that happens again and again with no checkpoint."""
+        self._losses = self._losses + 1 if workers == self._workers else 0
+        self._group, self._workers = self._group + 1, workers
+        self._heard += 1
         if self._losses < FRUITLESS:
             return None
-        self.refuse("Failure", f"lost {FRUITLESS} times in a row at step {place[0]:.0f}: {self._last_words}")
+        at = max(0, self._saved)
+        self.refuse("Failure", f"lost {FRUITLESS} times in a row after step {at:.0f}: {self._last_words}")
         return self._last_words
 
     def refused(self, words: str, where: str) -> None:
@@ -65,11 +76,12 @@ class Board:
         """A warning of a worker; what several say is said once."""
         self._words.setdefault(words, True)
 
-    def news(self) -> tuple[list[str], dict[str, float], bool]:
-        """What was said since the last time, how far the run is, and whether it has ended in a refusal."""
+    def news(self) -> tuple[list[str], dict[str, float], int, bool]:
+        """What was said since the last time, how far the run is, how often its workers were heard of, and whether
+        it has ended in a refusal."""
         new = [words for words, is_new in self._words.items() if is_new]
         self._words |= dict.fromkeys(new, False)
-        return new, self._numbers, self._refusal is not None
+        return new, self._numbers, self._heard, self._refusal is not None
 
     def refusal(self) -> tuple[str, str] | None:
         return self._refusal

@@ -68,8 +68,10 @@ def check(words: list[str], context: typer.Context) -> None:
         raise Mistake(f"{words[0]!r} is a command for this side of the cluster")
     if "method" in parent.params:
         from mim_ray.methods import resolved
+        from mim_ray.resume import refuse_secrets
 
         method, overrides = sentence(parent.params["method"], parent.params.get("overrides"))
+        refuse_secrets(overrides)
         if method is not None:
             resolved(method, overrides)
 

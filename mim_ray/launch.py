@@ -22,6 +22,7 @@ from mim_ray.methods import METHODS, resolved
 from mim_ray.resume import absolute, refuse_secrets, resumed
 from mim_ray.revision import revision
 from mim_ray.run import Run
+from mim_ray.storage import Folder
 from mim_ray.tracking.registry import register
 from mim_ray.tracking.run import Dataset, create_run, end_run, reopen_run, resolved_uri
 from mim_ray.tracking.server import Away
@@ -80,7 +81,7 @@ def begun(method: str, overrides: Mapping[str, object], track: bool, address: st
     run = resolved(method, overrides)
     if run.data.train is None:
         raise Mistake("data.train=none: expected a beton (mim-ray data import makes one), or a sample: set")
-    refuse_secrets(run)
+    refuse_secrets(overrides)
     fixed = {
         "name": run.name or f"{method}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
         "storage": absolute(run.storage),
@@ -192,9 +193,13 @@ def replay(job: Job) -> str:
 
 
 def _dataset(run: Run) -> Dataset | None:
-    """As far as its card lies here; a sample set is made, a URL is not fetched for it."""
+    """As far as it has a card; a sample set is made for it, of a URL the card alone is read."""
     path = str(run.data.train)
-    with suppress(OSError, ValueError, Mistake, Failure):
+    with suppress(Exception):  # of any file system; a run does without
+        if "://" in path:
+            folder, _, name = path.rpartition("/")
+            content = Folder(folder).read(Card.path_beside(Path(name)).name)
+            return Dataset(path, Card.model_validate_json(content).checksum)
         beton = local_beton(path) if path.startswith("sample:") else Path(path)
         return Dataset(path, Card.read(beton).checksum)
     return None

@@ -63,17 +63,23 @@ def check_room(run: Run, needed: dict[str, float]) -> None:
     )
 
 
-def words_of_waiting(run: Run, *, begun: bool) -> str | None:
-    """What a run lacks that says nothing: room on the nodes that are there, or, before it begins, a free place."""
-    needed = resources_of_a_worker(run)
+def words_of_waiting(run: Run, needed: dict[str, float]) -> str:
+    """What a run lacks whose workers are silent: room on the nodes that are there, or a place on them."""
     fit, free = workers_that_fit(needed), ray.available_resources()
     asked = ", ".join(f"{amount:g} {name}" for name, amount in needed.items())
     if fit < run.least_workers:
         return f"{run.name} waits for nodes: {fit} of its {run.least_workers} workers have room ({asked} each)"
-    if not begun:
-        has = ", ".join(f"{free.get(name, 0):g} {name}" for name in needed)
-        return f"{run.name} waits for its {run.workers} workers ({asked} each): {has} of the cluster is free"
-    return None
+    has = ", ".join(f"{free.get(name, 0):g} {name}" for name in needed)
+    return f"{run.name} waits for its {run.workers} workers ({asked} each): {has} of the cluster is free"
+
+
+def has_lost_its_room(run: Run, needed: dict[str, float]) -> bool:
+    """Whether nodes lack that nobody will bring."""
+    return workers_that_fit(needed) < run.least_workers and not grows()
+
+
+def can_have_more_workers(run: Run, needed: dict[str, float], workers: int) -> bool:
+    return workers < min(run.most_workers, workers_that_fit(needed))
 
 
 def workers_that_fit(needed: dict[str, float]) -> int:
@@ -85,28 +91,28 @@ def workers_that_fit(needed: dict[str, float]) -> int:
 
 def grows() -> bool:
     """Whether an autoscaler looks after the cluster, of Ray's second kind (that of `ray up` and KubeRay)."""
-    return bool(_autoscaler().autoscaler_state_version)
+    return bool(_status().autoscaling_state.autoscaler_state_version)
 
 
 def can_grow_to(workers: int, needed: dict[str, float]) -> bool:
-    """As the autoscaler says itself: it calls a request infeasible, or begins to do something for it."""
+    """As the autoscaler says itself, once it has looked at a request: it calls it infeasible, or does not."""
     request = placement_group([needed] * workers)
-    name = request.id.hex()
+    name, asked = request.id.hex(), _status().cluster_resource_state.cluster_resource_state_version
     deadline = time.monotonic() + ANSWER_SECONDS
     try:
         while time.monotonic() < deadline:
-            state = _autoscaler()
-            if any(name in refused.details for refused in state.infeasible_gang_resource_requests):
+            answer = _status().autoscaling_state
+            if any(name in refused.details for refused in answer.infeasible_gang_resource_requests):
                 return False
-            if state.pending_instance_requests or state.pending_instances or request.wait(0.3):
+            if answer.last_seen_cluster_resource_state_version > asked or request.wait(0.3):
                 return True
     finally:
         remove_placement_group(request)
     return True  # busy with others, perhaps: what it can give is seen when it is asked for
 
 
-def _autoscaler() -> Any:
-    """What the autoscaler has last said."""
+def _status() -> Any:
+    """What the cluster is, and what its autoscaler has last said."""
     reply = GetClusterStatusReply()
     reply.ParseFromString(GcsClient(ray.get_runtime_context().gcs_address).get_cluster_status(timeout_s=10))
-    return reply.autoscaling_state
+    return reply

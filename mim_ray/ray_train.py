@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import ray.train.torch
@@ -16,7 +16,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mim_ray.board import Board
 from mim_ray.errors import Failure, Mistake
-from mim_ray.ray_room import check_room, grows, resources_of_a_worker, words_of_waiting
+from mim_ray.ray_room import (
+    can_have_more_workers,
+    check_room,
+    has_lost_its_room,
+    resources_of_a_worker,
+    words_of_waiting,
+)
 from mim_ray.run import Run
 from mim_ray.training.asked import asking
 from mim_ray.training.job import JOB, Job
@@ -26,15 +32,19 @@ from mim_ray.training.worker import work
 
 logger = logging.getLogger("mim_ray")
 Task = Callable[[Job, Place], dict[str, Any]]
+Answer = TypeVar("Answer")
 LOOK_SECONDS = 1.0
 RESIZE_SECONDS = 60.0
-"""How often an elastic run looks for room to grow; to grow is to go on from the last checkpoint."""
+"""How often Ray looks whether an elastic run can grow; to grow is to go on from the last checkpoint."""
 
 SHRINK_SECONDS = "20"
 """How long an elastic run waits for a node that it thinks is there, before it goes on with fewer."""
 
 ROOM_SECONDS = 60.0
 """How often a run without workers says what it waits for."""
+
+GROWTH_SECONDS = 5.0
+"""How often an elastic run looks for room itself, to have a checkpoint when it grows."""
 
 LOST_ROOM_SECONDS = 1800.0
 """How long it waits for nodes where no autoscaler brings them."""
@@ -68,7 +78,7 @@ def on_ray(job: Job, task: Task = work) -> dict[str, Any]:
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    result = _fitted(trainer, board, run)
+    result = _fitted(trainer, board, run, needed)
     refusal = ray.get(board.refusal.remote())
     if refusal is not None:
         kind, words = refusal
@@ -143,12 +153,15 @@ class _Ear:
 
     def __call__(self) -> Notice:
         soon = ray.train.get_preemption_info() is not None  # waits for every worker, so each has to ask
-        if ray.get(self._board.is_asked_to_stop.remote()):
+        stop, change_is_near = ray.get(self._board.asks.remote())
+        if stop:
             return Notice.STOP
-        return Notice.SOON if soon else Notice.NONE
+        if soon:
+            return Notice.SOON
+        return Notice.CHANGE if change_is_near else Notice.NONE
 
 
-def _fitted(trainer: TorchTrainer, board: Any, run: Run) -> dict[str, Any]:
+def _fitted(trainer: TorchTrainer, board: Any, run: Run, needed: dict[str, float]) -> dict[str, Any]:
     """Waits for the end in a thread, so that this one can show progress and hear signals."""
     outcome: dict[str, Any] = {}
 
@@ -161,15 +174,17 @@ def _fitted(trainer: TorchTrainer, board: Any, run: Run) -> dict[str, Any]:
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     with asking() as asked, Live(run.name) as live:
         thread.start()
-        patience, watch = LAST_WORD_SECONDS, _Watch(run)
+        patience, watch = LAST_WORD_SECONDS, _Watch(run, needed)
         while thread.is_alive():
             thread.join(LOOK_SECONDS)
-            said, numbers, is_refused = ray.get(board.news.remote())
+            said, numbers, heard, is_refused = ray.get(board.news.remote())
             for words in said:
                 logger.warning(words)
             if numbers:
                 live.tell(numbers)
-            watch.look(numbers)
+            watch.look(heard)
+            if numbers and (more := watch.sees_room_for_more_than(int(numbers["workers"]))) is not None:
+                board.make_ready.remote(more)
             if asked:
                 board.ask_to_stop.remote()
                 if not numbers:
@@ -186,26 +201,46 @@ def _fitted(trainer: TorchTrainer, board: Any, run: Run) -> dict[str, Any]:
 
 
 class _Watch:
-    """Says what a run waits for, and gives up where nobody will bring it."""
+    """Looks at the cluster now and then: what a silent run waits for, and whether an elastic one could grow.
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._numbers: dict[str, float] = {}
-        self._news_at = self._said_at = time.monotonic()
+    It gives up where nobody will bring what is waited for.
+    """
 
-    def look(self, numbers: dict[str, float]) -> None:
+    def __init__(self, run: Run, needed: dict[str, float]) -> None:
+        self._run, self._needed, self._heard = run, needed, -1
+        self._news_at = self._said_at = self._looked_at = time.monotonic()
+
+    def look(self, heard: int) -> None:
+        """`heard`: how often workers have been heard of."""
         now = time.monotonic()
-        if numbers != self._numbers:
-            self._numbers, self._news_at = numbers, now
+        if heard != self._heard:
+            self._heard, self._news_at = heard, now
         if min(now - self._news_at, now - self._said_at) < ROOM_SECONDS:
             return
         self._said_at = now
-        words = words_of_waiting(self._run, begun=bool(numbers))
+        words = _answered(words_of_waiting, self._run, self._needed)
         if words is None:
             return
-        if now - self._news_at > LOST_ROOM_SECONDS and not grows():
+        if now - self._news_at > LOST_ROOM_SECONDS and _answered(has_lost_its_room, self._run, self._needed):
             raise Failure(f"{words}: it goes on from its last checkpoint with --resume {self._run.name}")
         logger.warning(words)
+
+    def sees_room_for_more_than(self, workers: int) -> bool | None:
+        """None where it was not looked at."""
+        now = time.monotonic()
+        if self._run.least_workers == self._run.most_workers or now - self._looked_at < GROWTH_SECONDS:
+            return None
+        self._looked_at = now
+        return _answered(can_have_more_workers, self._run, self._needed, workers)
+
+
+def _answered(question: Callable[..., Answer], *of: Any) -> Answer | None:
+    """None where the cluster's control store does not answer: a run does not end by that, and asks again."""
+    try:
+        return question(*of)
+    except Exception as error:
+        logger.debug("the cluster does not answer: %s", error)
+        return None
 
 
 @contextmanager
@@ -219,6 +254,7 @@ def connected(address: str | None) -> Iterator[None]:
         if address:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         else:
+            os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 lets whatever else runs here go first
             ray.init(address="local", log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]

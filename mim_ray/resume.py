@@ -13,7 +13,7 @@ from mim_ray.run import Run
 from mim_ray.storage import Folder
 from mim_ray.tracking.registry import fetch, has_artifact
 from mim_ray.tracking.run import find_run, resolved_uri
-from mim_ray.training.checkpoint import WHOLE, name_of
+from mim_ray.training.checkpoint import WHOLE, Checkpoints, name_of
 from mim_ray.training.job import JOB, Job, job_of
 from mim_ray.training.reporter import SLOTS
 
@@ -48,8 +48,10 @@ def resumed(name: str, method: str | None, overrides: Mapping[str, object]) -> J
         if not free and path not in PLACES:
             raise Mistake(f"{path}={value}: would change what {name} computes: start a new run, or leave it out")
     kept = {path: as_text(value) for path, value in overrides.items() if path not in PLACES}
+    if kept.get("data.val", "none") != "none":
+        kept["data.val"] = absolute(kept["data.val"])
     job = job._replace(overrides={**job.overrides, **kept})
-    refuse_secrets(job.run)
+    refuse_secrets(job.overrides)
     return job
 
 
@@ -80,34 +82,53 @@ def _found_in(storage: Folder, name: str, overrides: Mapping[str, object], uri: 
     job = job._replace(overrides={**job.overrides, "storage": storage.url})
     named = job.tracking_uri is not None and "tracking.uri" in overrides
     same = job.tracking_uri is not None and without_secrets(uri) == job.tracking_uri
-    return job._replace(tracking_uri=uri) if named or same else job
+    if named or same:
+        job = job._replace(tracking_uri=uri)
+    _mend(job)
+    return job
 
 
 def from_mlflow(uri: str, run_id: str, storage: Folder) -> bool:
-    """Lays out a run whose folder is lost anew below `storage`, from its artifacts if it has them."""
+    """Lays out a run whose folder is lost anew below `storage`, if MLflow has its words; `_mend` does the rest."""
     if not has_artifact(uri, run_id, JOB):
         return False
-    if storage.local is not None:  # made on the same disk, to be moved in
-        storage.local.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=storage.local) as aside:
-        stored = job_of(fetch(uri, run_id, JOB, Path(aside)).read_bytes())
-        job = stored._replace(overrides={**stored.overrides, "storage": storage.url})
-        for slot in SLOTS:
-            if has_artifact(uri, run_id, slot):
-                files = fetch(uri, run_id, slot, Path(aside))
-                with suppress(OSError, ValueError, KeyError):  # a torn one is none
-                    step = json.loads((files / "state.json").read_text())["step"]
-                    job.folder.below("checkpoints").take_in(files, name_of(step), last=WHOLE)
+    with tempfile.TemporaryDirectory() as aside:
+        job = job_of(fetch(uri, run_id, JOB, Path(aside)).read_bytes())
+    job = job._replace(overrides={**job.overrides, "storage": storage.url})
     job.folder.write(JOB, job.as_json().encode())
     logger.info("the run's folder is not here: it goes on in %s from what MLflow has", job.folder.url)
     return True
 
 
-def refuse_secrets(run: Run) -> None:
+def _mend(job: Job) -> None:
+    """Where no checkpoint here is whole MLflow may have one; without any the run begins again, and says so."""
+    checkpoints = job.folder.below("checkpoints")
+    if job.run.checkpoint.to_mlflow and Checkpoints(checkpoints, keep=1).newest() is None:
+        with suppress(Failure):  # MLflow need not be there
+            _take_checkpoints(job, checkpoints)
+    if not checkpoints.names():
+        logger.warning("%s has no checkpoint: the run begins at step 0", checkpoints.url)
+
+
+def _take_checkpoints(job: Job, to: Folder) -> None:
+    if job.tracking_uri is None or job.run_id is None:
+        return
+    if to.local is not None:  # made on the same disk, to be moved in
+        to.local.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=to.local) as aside:
+        for slot in SLOTS:
+            if has_artifact(job.tracking_uri, job.run_id, slot):
+                files = fetch(job.tracking_uri, job.run_id, slot, Path(aside))
+                with suppress(OSError, ValueError, KeyError):  # a torn one is none
+                    step = json.loads((files / "state.json").read_text())["step"]
+                    to.take_in(files, name_of(step), last=WHOLE)
+
+
+def refuse_secrets(overrides: Mapping[str, object]) -> None:
     """Every word of a run is written down in many places."""
-    words = {"data.train": run.data.train, "data.val": run.data.val, "storage": run.storage}
-    for path, word in (words | {"tracking.uri": run.tracking.uri}).items():
-        if word is not None and without_secrets(word) != word:
+    for path in ("data.train", "data.val", "storage", "tracking.uri"):
+        word = str(overrides.get(path))
+        if without_secrets(word) != word:
             raise Mistake(
                 f"{path}: expected no password, token or signature in it, for a run's words are stored: set the "
                 "variables of the service instead, such as MLFLOW_TRACKING_PASSWORD or AWS_SECRET_ACCESS_KEY"

@@ -1,7 +1,7 @@
 """A run: a method, its data, and how it is optimised. One frozen spec, printed, sent and stored as text."""
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
@@ -22,19 +22,26 @@ class Data(Spec):
     stage: Literal["auto", "always", "never"] = Field("auto", description="copy to the node's own disk")
 
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Optim(Spec):
     algorithm: Literal["adamw", "lars", "lamb", "sgd"] = "adamw"
     blr: float = Field(1.5e-4, gt=0, description="learning rate for a batch of `per`")
     per: PositiveInt = Field(256, description="the batch that blr is meant for")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="of adamw and lamb")
+    betas: tuple[Share, Share] = Field((0.9, 0.95), description="of adamw and lamb")
     momentum: float = Field(0.9, ge=0, lt=1, description="of lars and sgd")
     weight_decay: float = Field(0.05, ge=0, description="on matrices only")
     weight_decay_final: float | None = Field(None, ge=0, description="approached by a half cosine; none: it stays")
-    clip: float | None = Field(None, description="largest norm of the gradient; none: unlimited")
+    clip: float | None = Field(None, gt=0, description="largest norm of the gradient; none: unlimited")
 
 
 class Schedule(Spec):
     warmup_epochs: float = Field(20, ge=0, description="linear from 0; a half cosine to 0 follows")
+
+
+LOOKED_AT = ("eval/knn_top1", "eval/knn_top5")
+"""What is higher for a better run, and found whenever a run is looked at."""
 
 
 class Checkpoint(Spec):
@@ -46,6 +53,13 @@ class Checkpoint(Spec):
         description="keep the one where this is highest, too (lowest, for train/…), when looked at",
     )
     to_mlflow: bool = Field(False, description="also as artifacts, to go on from where the folder is lost")
+
+    @field_validator("best")
+    @classmethod
+    def _best_is_measured(cls, name: str | None) -> str | None:
+        if name is None or name in LOOKED_AT or name.startswith("train/"):
+            return name
+        raise ValueError(f"expected one of {', '.join(LOOKED_AT)}, or train/… as the run logs it")
 
 
 class Eval(Spec):

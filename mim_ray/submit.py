@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 from urllib.parse import urlsplit
 
-from mim_ray.errors import Failure, Mistake
+from mim_ray.errors import Failure, Mistake, without_secrets
 
 if TYPE_CHECKING:
     from ray.dashboard.modules.job.pydantic_models import JobDetails
@@ -150,7 +150,7 @@ def _forwarded(environment: Mapping[str, str]) -> dict[str, str]:
     uri = environment.get(FORWARDED)
     if not uri:
         return {}
-    if urlsplit(uri).password:
+    if without_secrets(uri) != uri:
         raise Mistake(
             f"{FORWARDED} holds a password, and the dashboard would show it: leave it out here, "
             "and give the cluster's nodes MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"

@@ -1,11 +1,18 @@
 """Tests run in as many processes as there are cores, a file to a process, each on one thread."""
 
 import os
+import signal
 
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+for stop, heeded in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if (
+        signal.getsignal(stop) == signal.SIG_IGN
+    ):  # of `nohup make test &`, whose programs would not hear what they are sent
+        signal.signal(stop, heeded)
 
 LONG = ("test_cluster_runs.py", "test_docs.py", "test_methods.py", "test_world.py", "test_live.py")
 """Files that begin first, in this order, so that none of them is waited for at the end."""

@@ -60,7 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fake_cluster": {"errors", "processes"},
     "submit": {"errors"},
     "options": {"config"},
-    "cluster_cli": {"errors", "methods", "options", "output", "submit", "fake_cluster"},
+    "cluster_cli": {"errors", "methods", "options", "output", "resume", "submit", "fake_cluster"},
     "data_cli": {"config", "data", "options", "output", "tracking"},
     "cli": BASEMENT
     | {

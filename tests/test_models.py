@@ -111,6 +111,20 @@ def test_a_run_goes_on_from_mlflow_where_its_folder_is_lost(here: Path) -> None:
     assert [point.step for point in history] == [2, 4, 6, 8, 10]
 
 
+def test_a_run_whose_checkpoints_are_lost_goes_on_from_those_of_mlflow(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cut = trained("lost", eval__every_epochs=None, checkpoint__to_mlflow=True)
+    shutil.rmtree(here / "runs" / "lost" / "checkpoints")
+    again = mim_ray.train(resume="lost")
+    assert again["weights_sha256"] == cut["weights_sha256"]
+    assert "has no checkpoint" not in caplog.text
+    alone = trained("alone", eval__every_epochs=None, tracking__every_steps=2)
+    shutil.rmtree(here / "runs" / "alone" / "checkpoints")
+    assert mim_ray.train(resume="alone")["weights_sha256"] == alone["weights_sha256"]
+    assert "has no checkpoint: the run begins at step 0" in caplog.text
+
+
 def test_a_run_that_was_moved_goes_on_where_it_lies(here: Path) -> None:
     whole = trained("whole", eval__every_epochs=None)
     trained("moved", eval__every_epochs=None)

@@ -85,7 +85,10 @@ def stepped(case: dict[str, Any], rank: int, world: int) -> Iterator[tuple[str, 
     """What comes of a step, and `then` of another batch after it; gradients from rank 0: DDP's are one for all."""
     with doubled():
         model, rows = built(case), mine(PICTURES, rank, world)
-        wrapped = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
+        wrapped: nn.Module = model
+        if world > 1:
+            wrapped = DistributedDataParallel(model)
+            wrapped.broadcast_buffers = False
         trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         optimiser = torch.optim.SGD(trained.values(), 0.05)
         for step in ("", "then "):

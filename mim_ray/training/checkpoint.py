@@ -119,7 +119,8 @@ class Writer:
     def __init__(self, checkpoints: Checkpoints, written: Callable[[Folder], None]) -> None:
         self._checkpoints, self._written = checkpoints, written
         self._thread: threading.Thread | None = None
-        self.newest: str | None = None
+        self.step = -1
+        """That of the newest which is written."""
         self.error: Exception | None = None
 
     def write(self, snapshot: Snapshot) -> None:
@@ -135,14 +136,14 @@ class Writer:
 
     def _write(self, snapshot: Snapshot) -> None:
         try:
-            self.newest = self._checkpoints.write(snapshot)
-            self.error = None
+            name = self._checkpoints.write(snapshot)
+            self.step, self.error = snapshot.step, None
         except Exception as error:  # the run goes on, and the next checkpoint tries again
             self.error = error
             logger.warning("checkpoint of step %s could not be written: %s", snapshot.step, error)
             return
         try:
-            self._written(self._checkpoints.folder.below(self.newest))
+            self._written(self._checkpoints.folder.below(name))
         except Exception as error:  # it is there all the same
             logger.warning("checkpoint of step %s is not sent on: %s", snapshot.step, error)
 

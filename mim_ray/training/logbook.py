@@ -6,8 +6,6 @@ import time
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-import torch.distributed as dist
-
 from mim_ray import world
 from mim_ray.data.loader import Loader
 from mim_ray.errors import Failure
@@ -105,7 +103,8 @@ class Logbook:
         self.reporter.open(self._carried)
         if snapshot is None:
             self._save(stepper, 0, at_once=True)
-        self.reporter.progress(done, self.plan.steps, {})
+        self.writer.step = done
+        self.reporter.progress(done, self.plan.steps, done, {})
         if done == 0 and self.run.eval.every_epochs is not None:
             self._look(stepper, 0)
         self._start_watch(done)
@@ -132,6 +131,8 @@ class Logbook:
             if not all(map(math.isfinite, row.values())):
                 raise NotFinite(step)
             self.window.append(row)
+        if done == self.plan.steps and not stepper.is_finite():
+            raise NotFinite(done)  # the last update spoiled them, and no loss comes after it
         if done % self.run.tracking.every_steps == 0 or done == self.plan.steps:
             self._log(stepper, done)
         if self._looks(done):
@@ -197,7 +198,7 @@ class Logbook:
         if self.place.rank == 0:
             self.checkpoints.sweep()
             newest = self.checkpoints.newest()
-        name = self._agreed(newest.name if newest else None)
+        name = world.gathered_objects(newest.name if newest else None)[0]
         if name is None or newest is not None:
             return newest
         try:
@@ -207,13 +208,6 @@ class Logbook:
                 f"{self.checkpoints.folder.url}/{name} cannot be read here ({torn}): is storage= a folder "
                 "that every machine of the cluster sees?"
             ) from None
-
-    def _agreed(self, name: str | None) -> str | None:
-        if world.size() == 1:
-            return name
-        names = [name]
-        dist.broadcast_object_list(names)
-        return names[0]
 
     def _is_due(self, done: int) -> bool:
         every, minutes = self.run.checkpoint.every_steps, self.run.checkpoint.every_minutes
@@ -259,7 +253,7 @@ class Logbook:
             "memory/gigabytes": used_gigabytes(self.place.device),
         }
         self.reporter.numbers(done, self.last | self.reporter.system())
-        self.reporter.progress(done, self.plan.steps, self.last)
+        self.reporter.progress(done, self.plan.steps, self.writer.step, self.last)
         self.last |= self._seen
         self._start_watch(done)
 

@@ -14,9 +14,11 @@ class Notice(IntEnum):
     """What whoever launched a worker lets it know."""
 
     NONE = 0
-    SOON = 1
-    """The machine may go at any moment: a checkpoint at once, and on."""
-    STOP = 2
+    CHANGE = 1
+    """More workers may come, who go on from the last checkpoint: one at once, and on."""
+    SOON = 2
+    """The machine may go at any moment: the same."""
+    STOP = 3
     """A checkpoint at once, and no further."""
 
 

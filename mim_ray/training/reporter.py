@@ -44,8 +44,9 @@ class Reporter:
         if self.run.checkpoint.to_mlflow:
             self._file(JOB, "", lambda path: path.write_text(job.as_json()))
 
-    def progress(self, step: int, steps: int, row: Row) -> None:
-        self.place.tell({"step": step, "steps": steps, **row})
+    def progress(self, step: int, steps: int, saved: int, row: Row) -> None:
+        """`saved`: the step of the newest checkpoint."""
+        self.place.tell({"step": step, "steps": steps, "saved": saved, **row})
 
     def numbers(self, step: int, row: Row) -> None:
         if self.journal is not None:

@@ -36,9 +36,8 @@ class Stepper:
         stepped: nn.Module = torch.compile(self.model, dynamic=False) if run.compile else self.model  # type: ignore[assignment]
         self.ddp = None
         if place.world > 1:
-            self.ddp = stepped = DistributedDataParallel(
-                stepped, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            self.ddp = stepped = DistributedDataParallel(stepped, gradient_as_bucket_view=True)
+            self.ddp.broadcast_buffers = False  # batch statistics are those of all workers anyway
         self._stepped, self.norm = stepped, torch.zeros(())
 
     def __call__(self, batch: Batch, *, norm: bool = False) -> Measured:
@@ -74,6 +73,9 @@ class Stepper:
         """Weights and optimiser state, each its own copy in host memory."""
         state = optimiser_tensors(self.model, self.optimiser)
         return _copied(self.model.state_dict()), _copied(state)
+
+    def is_finite(self) -> bool:
+        return all(bool(weight.isfinite().all()) for weight in self.model.parameters())
 
     def load(self, weights: Tensors, optimiser: Tensors) -> None:
         try:

@@ -223,6 +223,29 @@ def test_a_run_shrinks_and_grows_with_the_cluster(cluster: FakeCluster, start: S
     assert list(losses.values()) == pytest.approx(list(plain.losses.values()), rel=2e-3)
 
 
+def test_a_warning_that_a_node_will_go_leaves_a_checkpoint(
+    cluster: FakeCluster, start: Start, tmp_path: Path
+) -> None:
+    run, rare = tmp_path / "warned", {"steps": 100_000, "checkpoint.every_steps": 90_000}
+    driver = start("-m", "mim_ray", "train", "mae", *words_of(tmp_path, "warned", **rare), "--no-track")
+    until(lambda: newest(run)[0] == 0, driver)
+    reason = [
+        "--reason",
+        "DRAIN_NODE_REASON_PREEMPTION",
+        "--reason-message",
+        "spot",
+        "--deadline-remaining-seconds",
+    ]
+    node = min(cluster.worker_nodes())
+    warned = start("-m", "ray.scripts.scripts", "drain-node", "--node-id", node, *reason, "60")
+    assert warned.wait(60) == 0, warned.communicate()
+    until(lambda: newest(run)[0] > 0, driver)
+    assert node in cluster.worker_nodes()
+    driver.send_signal(signal.SIGTERM)
+    _, log = driver.communicate(timeout=SECONDS)
+    assert driver.returncode == 143, log
+
+
 def test_a_dataset_that_one_node_lacks_ends_the_run_in_words(start: Start, tmp_path: Path) -> None:
     driver = start("-c", LACKING, "train", "mae", *words_of(tmp_path, "lacking"), "--no-track")
     _, log = driver.communicate(timeout=SECONDS)

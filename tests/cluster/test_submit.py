@@ -110,10 +110,19 @@ def test_a_folder_that_is_not_there_is_a_mistake(say: Say) -> None:
 
 
 def test_no_password_travels_with_a_job(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@tracking.invalid")
-    code, _, err = say("submit", "--", "list")
+    for address in "https://me:secret@tracking.invalid", "https://secret@tracking.invalid":
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        code, _, err = say("submit", "--", "list")
+        assert code == 2
+        assert "MLFLOW_TRACKING_PASSWORD" in err
+        assert "secret" not in err
+
+
+@pytest.mark.parametrize("sentence", [("mae",), ("--resume", "first")])
+def test_no_password_travels_in_the_words(say: Say, sentence: tuple[str, ...]) -> None:
+    code, _, err = say("submit", "--", "train", *sentence, "data.train=s3://key:secret@bucket/train.beton")
     assert code == 2
-    assert "MLFLOW_TRACKING_PASSWORD" in err
+    assert "data.train: expected no password" in err
     assert "secret" not in err
 
 

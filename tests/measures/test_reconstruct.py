@@ -60,14 +60,14 @@ def assert_same(model: Any, measured: Tensor, oracle: Tensor) -> None:
         assert apart <= 1e-4 * gradient.abs().max().item() + 1e-6 * largest, name
 
 
-def target_patch(image: list[Any], top: int, left: int, side: int, normalise: bool) -> list[float]:
+def target_patch(image: list[Any], top: int, left: int, side: int, normalise: bool, floor: float) -> list[float]:
     """The pixels of a patch, row by row, the channels of a pixel side by side."""
     found = [image[c][top + y][left + x] for y in range(side) for x in range(side) for c in range(3)]
     if not normalise:
         return found
     mean = sum(found) / len(found)
     variance = sum((value - mean) ** 2 for value in found) / (len(found) - 1)
-    return [(value - mean) / sqrt(variance + 1e-6) for value in found]
+    return [(value - mean) / sqrt(variance + floor) for value in found]
 
 
 def penalty(difference: Tensor, error: str) -> Tensor:
@@ -80,7 +80,15 @@ def penalty(difference: Tensor, error: str) -> Tensor:
 
 
 def slow_error(
-    painted: Tensor, cell: int, x: Tensor, scored: list[list[bool]], side: int, *, normalise: bool, error: str
+    painted: Tensor,
+    cell: int,
+    x: Tensor,
+    scored: list[list[bool]],
+    side: int,
+    *,
+    normalise: bool,
+    error: str,
+    floor: float = 1e-6,
 ) -> Tensor:
     """`painted` (B, cells, pixels of a cell), `scored` by picture and patch; a picture without any counts zero."""
     height, width = x.shape[2:]
@@ -94,7 +102,7 @@ def slow_error(
             top, left = n // (width // side) * side, n % (width // side) * side
             total, true = (
                 torch.zeros((), dtype=torch.float64),
-                iter(target_patch(image, top, left, side, normalise)),
+                iter(target_patch(image, top, left, side, normalise, floor)),
             )
             for row in range(top, top + side):
                 for column in range(left, left + side):
@@ -117,12 +125,12 @@ def scored_by(a: Any, b: Any, count: int, patches: int) -> list[list[bool]]:
     return [[hidden[i][n] and not missing[i][n] for n in range(patches)] for i in range(count)]
 
 
-def slow_mae(model: Any, crops: Tensor, position: Tensor, normalise: bool) -> Tensor:
+def slow_mae(model: Any, crops: Tensor, position: Tensor, normalise: bool, floor: float = 1e-6) -> Tensor:
     x = normalised(crops)
     a, b = model.views(x, x, position)
     painted = model.measure.head([model.online.encoder(a)], None)[0]
     scored = scored_by(a, b, len(x), 16)
-    return slow_error(painted, 4, x, scored, 4, normalise=normalise, error="l2")
+    return slow_error(painted, 4, x, scored, 4, normalise=normalise, error="l2", floor=floor)
 
 
 def slow_simmim(model: Any, crops: Tensor, position: Tensor, side: int, error: str = "l1") -> Tensor:
@@ -226,6 +234,13 @@ def test_nothing_hidden_or_one_patch_hidden_or_one_shown_is_still_eq_3(ratio: fl
 def test_a_ratio_that_leaves_nothing_to_see_is_refused(name: str, ratio: float) -> None:
     with pytest.raises(Mistake, match="ratio="):
         built(name, {"method.t1.mask.ratio": ratio})
+
+
+@pytest.mark.parametrize("floor", [1e-6, 1e-2, 1.0])
+def test_a_patch_s_variance_is_normalised_above_its_floor(floor: float) -> None:
+    model, crops = built("mae", {"method.measure.floor": floor}), 100 + pictures(2) // 32  # nearly flat
+    position = torch.arange(2)
+    assert_same(model, model((crops,), position).loss, slow_mae(model, crops, position, True, floor))
 
 
 def test_a_picture_of_one_colour_has_a_finite_normalised_target() -> None:

@@ -80,15 +80,22 @@ def test_a_method_survives_being_written_and_read(name: str) -> None:
     assert (METHODS[name].__doc__ or "").endswith(".")
 
 
+@pytest.fixture
+def one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler treats the others as it does this one."""
+    monkeypatch.setitem(SHAPES, "micro", Shape(64, 1, 2, 1))
+
+
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.usefixtures("one_block")
 def test_a_step_is_one_graph_forward_and_backward(name: str, photographs: Tensor) -> None:
     check_compiled(micro(name), photographs, backend="aot_eager")
 
 
 @pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")
 @pytest.mark.parametrize("name", ["rmae", "cmae_token_class", "a2mim_r50", "mocov3"])
-def test_compiled_equals_eager(name: str, photographs: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SHAPES, "micro", Shape(64, 1, 2, 1))
+@pytest.mark.usefixtures("one_block")
+def test_compiled_equals_eager(name: str, photographs: Tensor) -> None:
     check_compiled(micro(name), photographs, backend="inductor")
 
 

@@ -3,17 +3,16 @@
 from mim_ray.board import FRUITLESS, Board
 
 
-def test_a_run_that_is_lost_at_the_same_step_again_and_again_is_given_up() -> None:
-    """Also where its processes die without a word, as where memory runs out."""
+def test_a_run_that_never_comes_to_a_next_checkpoint_is_given_up() -> None:
+    """However far each of its groups had come, and also where processes die without a word, out of memory."""
     board = Board()
-    for _ in range(FRUITLESS):
+    for lost_at in range(FRUITLESS):
         assert board.begins(2) is None
-        board.tell({"step": 40})
+        for step in (20, 21 + lost_at):
+            board.tell({"step": step, "saved": 20})
     assert board.begins(2) is not None
-    assert board.refusal() == (
-        "Failure",
-        f"lost {FRUITLESS} times in a row at step 40: its processes ended without a word",
-    )
+    words = f"lost {FRUITLESS} times in a row after step 20: its processes ended without a word"
+    assert board.refusal() == ("Failure", words)
 
 
 def test_one_loss_is_one_however_many_workers_saw_it() -> None:
@@ -27,12 +26,24 @@ def test_one_loss_is_one_however_many_workers_saw_it() -> None:
 
 def test_a_run_that_gets_on_is_not_given_up() -> None:
     board = Board()
-    for step in range(3 * FRUITLESS):
-        board.tell({"step": step})
+    for checkpoint in range(3 * FRUITLESS):
         assert board.begins(2) is None
+        board.tell({"step": 10 * checkpoint, "saved": 10 * checkpoint})
+        board.tell({"step": 10 * checkpoint + 9, "saved": 10 * checkpoint})
 
 
-def test_a_change_of_workers_is_no_loss_at_the_same_place() -> None:
+def test_one_checkpoint_makes_up_for_many_losses() -> None:
+    board = Board()
+    for _ in range(FRUITLESS - 1):
+        assert board.begins(2) is None
+        board.tell({"step": 20, "saved": 20})
+    assert board.begins(2) is None
+    board.tell({"step": 20, "saved": 20})
+    board.tell({"step": 500, "saved": 400})
+    assert board.begins(2) is None
+
+
+def test_a_change_of_workers_is_no_loss() -> None:
     board = Board()
     for workers in range(1, 3 * FRUITLESS):
         assert board.begins(workers) is None
@@ -54,14 +65,24 @@ def test_what_the_world_refuses_twice_in_a_row_is_the_end() -> None:
     assert board.refusal() == ("Failure", "the loader hangs (worker 1)")
 
 
+def test_workers_are_told_to_stop_or_to_have_a_checkpoint() -> None:
+    board = Board()
+    assert board.asks() == (False, False)
+    board.make_ready(True)
+    assert board.asks() == (False, True)
+    board.make_ready(False)
+    board.ask_to_stop()
+    assert board.asks() == (True, False)
+
+
 def test_a_warning_of_several_workers_is_told_once() -> None:
     board = Board()
     for _ in range(2):
         board.say("the disk is full")
-    assert board.news() == (["the disk is full"], {}, False)
+    assert board.news() == (["the disk is full"], {}, 0, False)
     board.say("the disk is full")
     board.say("there is room again")
     board.tell({"step": 3})
-    assert board.news() == (["there is room again"], {"step": 3}, False)
+    assert board.news() == (["there is room again"], {"step": 3}, 1, False)
     board.refuse("Mistake", "no such file")
-    assert board.news() == ([], {"step": 3}, True)
+    assert board.news() == ([], {"step": 3}, 1, True)

@@ -72,6 +72,13 @@ def test_a_finished_run_resumes_to_nothing_left_to_do() -> None:
         ("mae", {"workers": "4:2"}, "workers=4:2: the least is above the most: expected 2:4"),
         ("mae", {"name": "a/b"}, "name=a/b: expected letters, digits"),
         ("mae", {"storage": "nonsense://x"}, "storage=nonsense://x: "),
+        ("mae", {"optim.clip": 0}, "optim.clip=0: expected a number greater than 0"),
+        ("mae", {"optim.betas": "1.5,2"}, "optim.betas=1.5,2: "),
+        (
+            "mae",
+            {"checkpoint.best": "eval/knn_topp1"},
+            "checkpoint.best=eval/knn_topp1: expected one of eval/knn_top1",
+        ),
         ("mae", {"batch": 64}, "batch=64 is larger than an epoch of 32 samples"),
     ],
 )

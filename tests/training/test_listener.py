@@ -44,6 +44,15 @@ def test_a_machine_that_may_go_has_its_checkpoint_at_once(tmp_path: Path, monkey
     assert checkpoints(tmp_path, notices) == (["step-000000000", "step-000000003", "step-000000008"], 8)
 
 
+def test_a_machine_that_may_go_is_heeded_where_more_were_expected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "EVERY_SECONDS", 0.0)
+    notices = chain([Notice.CHANGE] * 4, repeat(Notice.SOON))
+    found, _ = checkpoints(tmp_path, notices)
+    assert found == [f"step-{step:09}" for step in (0, 1, 5, 8)]
+
+
 def test_a_run_that_is_asked_to_stop_ends_between_two_readings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

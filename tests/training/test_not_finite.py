@@ -68,6 +68,14 @@ def test_an_update_that_spoils_the_weights_is_left_out_too(tmp_path: Path) -> No
     assert state_of(tmp_path, 8)["skipped"] == [5, 6]
 
 
+def test_a_last_update_that_spoils_the_weights_is_left_out_too(tmp_path: Path) -> None:
+    """No loss comes after it."""
+    job = job_at(tmp_path, "mae", {"batch": BATCH, "checkpoint.every_steps": 6})
+    ended = worked(job, prepare=partial(spoil, (7,), True))
+    assert ended.code == 0, ended.said
+    assert state_of(tmp_path, 8)["skipped"] == [7, 8]
+
+
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("steps", [(1, 3, 5, 7), (2, 3, 4, 5)])
 def test_the_fourth_time_it_fails_and_names_the_samples(

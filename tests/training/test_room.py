@@ -8,7 +8,7 @@ import ray
 from mim_ray import ray_room, ray_train
 from mim_ray.errors import Failure, Mistake
 from mim_ray.methods import resolved
-from mim_ray.ray_room import check_room, cores_of_a_worker, words_of_waiting
+from mim_ray.ray_room import can_have_more_workers, check_room, cores_of_a_worker, words_of_waiting
 
 
 def there_are(monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, float]) -> None:
@@ -52,16 +52,49 @@ def test_what_a_cluster_cannot_give_is_refused_in_words(monkeypatch: pytest.Monk
     check_room(resolved("mae", {"workers": 2}), {"CPU": 1})
 
 
+def test_an_elastic_run_has_a_checkpoint_made_when_it_could_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = resolved("mae", {"workers": "1:3", "cpus_per_worker": 1})
+    for nodes, workers, more in (1, 1, False), (2, 1, True), (3, 3, False), (9, 3, False), (9, 2, True):
+        there_are(monkeypatch, *({"CPU": 1.0} for _ in range(nodes)))
+        assert can_have_more_workers(run, {"CPU": 1}, workers) is more
+
+
 def test_a_run_says_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
     run = resolved("mae", {"name": "first", "workers": 2, "cpus_per_worker": 2})
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 1.0})
     there_are(monkeypatch, {"CPU": 2})
-    nodes = "first waits for nodes: 1 of its 2 workers have room (2 CPU each)"
-    assert words_of_waiting(run, begun=True) == words_of_waiting(run, begun=False) == nodes
+    needed = {"CPU": 2.0}
+    assert words_of_waiting(run, needed) == "first waits for nodes: 1 of its 2 workers have room (2 CPU each)"
     there_are(monkeypatch, {"CPU": 4})
-    assert words_of_waiting(run, begun=True) is None
     place = "first waits for its 2 workers (2 CPU each): 1 CPU of the cluster is free"
-    assert words_of_waiting(run, begun=False) == place
+    assert words_of_waiting(run, needed) == place
+
+
+def test_what_a_worker_takes_is_what_the_run_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lost node leaves fewer cores to share, and Ray still asks for what it was told."""
+    run = resolved("mae", {"name": "first", "workers": 2})
+    there_are(monkeypatch, {"CPU": 8}, {"CPU": 8})
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 8.0})
+    watch, now = ray_train._Watch(run, ray_room.resources_of_a_worker(run)), [time.monotonic()]
+    there_are(monkeypatch, {"CPU": 8})
+    watch.look(1)
+    now[0] += 4000
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with pytest.raises(Failure, match=r"waits for nodes: 1 of its 2 workers have room \(8 CPU each\)"):
+        watch.look(1)
+
+
+def test_a_control_store_that_does_not_answer_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> None:
+        raise RuntimeError("GCS timed out")
+
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    watch = ray_train._Watch(resolved("mae", {"workers": "1:2"}), {"CPU": 1.0})
+    monkeypatch.setattr(ray, "nodes", away)
+    for now[0] in (100, 4000):
+        watch.look(1)
+        assert watch.sees_room_for_more_than(1) is None
 
 
 def test_a_run_whose_nodes_nobody_brings_back_is_given_up(
@@ -72,14 +105,13 @@ def test_a_run_whose_nodes_nobody_brings_back_is_given_up(
     run = resolved("mae", {"name": "first", "workers": 2, "cpus_per_worker": 2})
     there_are(monkeypatch, {"CPU": 2})
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 1.0})
-    watch, numbers = ray_train._Watch(run), {"step": 100.0}
-    monkeypatch.setattr(ray_train, "grows", lambda: False)
+    watch = ray_train._Watch(run, {"CPU": 2.0})
     for now[0] in range(0, 1800, 30):
-        watch.look(numbers)
+        watch.look(7)
     assert 25 <= caplog.text.count("first waits for nodes") <= 30
     now[0] = 1900
     with pytest.raises(
         Failure, match=r"first waits for nodes.*: it goes on from its last checkpoint with --resume"
     ):
-        watch.look(numbers)
-    watch.look({"step": 101.0})
+        watch.look(7)
+    watch.look(8)

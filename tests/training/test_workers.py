@@ -15,6 +15,7 @@ FAMILIES: dict[str, dict[str, object]] = {
     "a2mim": {"steps": 3},
     "simmim_r50": {"encoder": "resnet-micro", "steps": 3},
     "mocov3": {"steps": 3},
+    "byol": {"encoder": "resnet-micro", "steps": 3},
     "supervised": {"batch": 12, "steps": 3},
 }
 TWIN = {"method.target": "twin"}
