@@ -37,16 +37,24 @@ Sequences = Tensor | Among
 
 
 class Block(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, skip: float = 0.0) -> None:
+        """`skip`: the probability that a picture in training goes round each half of the block."""
         super().__init__()
         self.norm1, self.attn = nn.LayerNorm(width, EPSILON), Attention(width, heads)
         self.norm2, self.mlp = nn.LayerNorm(width, EPSILON), Mlp(width)
+        self.skip = skip
 
     def forward(self, x: Sequences, lengths: Sequence[int] = (), asked: Tensor | None = None) -> Tensor:
         """`asked` (B, W): the tokens that come out, where not all are wanted."""
         seen, x = under(self.norm1, x), whole(x)
-        x = (x if asked is None else taken(x, asked)) + self.attn(seen, lengths, asked)
-        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+        x = (x if asked is None else taken(x, asked)) + self._kept(self.attn(seen, lengths, asked))
+        return x + self._kept(self.mlp(self.norm2(x)))
+
+    def _kept(self, change: Tensor) -> Tensor:
+        if not (self.training and self.skip):
+            return change
+        stays = change.new_empty(len(change), 1, 1).bernoulli_(1 - self.skip)
+        return change * stays / (1 - self.skip)
 
 
 class Attention(nn.Module):

@@ -15,6 +15,7 @@ from mim_ray.cluster_cli import add_cluster_commands
 from mim_ray.config import parse, paths
 from mim_ray.data_cli import add_data_commands
 from mim_ray.errors import Failure, Mistake, nearest
+from mim_ray.eval_cli import add_eval_commands
 from mim_ray.options import Json, Overrides, Track, sentence
 from mim_ray.output import cost_lines, keep, print_command, print_json, print_table
 from mim_ray.tracking.results import in_use
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 add_data_commands(app)
 add_cluster_commands(app)
+add_eval_commands(app)
 
 STOPPED = 130
 

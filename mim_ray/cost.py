@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from mim_ray.blocks import Attention, whole
-from mim_ray.measures.classify import Classify
+from mim_ray.encoders.target import Labels
 from mim_ray.measures.contrast import Contrasting
 from mim_ray.run import Run
 from mim_ray.siamese import Siamese
+from mim_ray.transforms.view import Shared
 
 PICTURES = 2
 """Batch norm needs two."""
@@ -30,11 +31,12 @@ class Cost(NamedTuple):
 
 def cost(run: Run) -> Cost:
     with torch.device("meta"):
-        model = run.method.build(run.data.crop.size).to("meta")
+        method = run.method.model_copy(update={"shared": Shared()})  # what happens to pixels before costs little
+        model = method.build(run.data.crop.size).to("meta")
         height, width = run.data.crop.size
         crop = torch.zeros(PICTURES, model.method.encoder.channels, height, width, dtype=torch.uint8)
         position, labels = torch.arange(PICTURES), None
-        if isinstance(run.method.measure, Classify):
+        if isinstance(run.method.target, Labels):
             labels = torch.zeros(PICTURES, dtype=torch.long)
     kept: dict[int, int] = {}
     constant = {storage_of(tensor) for tensor in [*model.parameters(), *model.buffers()]}

@@ -23,6 +23,10 @@ class Purpose(IntEnum):
     COLOUR = 6
     CUTMIX = 7
     STEP = 8
+    MIXUP = 9
+    EITHER = 10
+    AUGMENT = 11
+    ERASE = 12
 
 
 def _mix(x: U64) -> U64:

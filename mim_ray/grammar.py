@@ -8,7 +8,7 @@ from mim_ray.encoders.cnn import CNN
 from mim_ray.encoders.target import Ema, Labels, Pixels, Twin
 from mim_ray.encoders.vit import ViT
 from mim_ray.errors import Mistake
-from mim_ray.measures.classify import Classify
+from mim_ray.measures.classify import Classify, Probe
 from mim_ray.measures.contrast import Contrast
 from mim_ray.measures.heads import Linear
 from mim_ray.measures.reconstruct import Reconstruct
@@ -33,16 +33,24 @@ class Sentence(Protocol):
     @property
     def target(self) -> Pixels | Twin | Ema | Labels: ...
     @property
-    def measure(self) -> Reconstruct | Relax | Contrast | Classify: ...
+    def measure(self) -> Reconstruct | Relax | Contrast | Classify | Probe: ...
     @property
     def symmetric(self) -> bool: ...
+    @property
+    def frozen(self) -> bool: ...
     @property
     def mean(self) -> tuple[float, ...]: ...
     @property
     def std(self) -> tuple[float, ...]: ...
 
 
-TARGETS = {Reconstruct: (Pixels,), Relax: (Twin, Ema), Contrast: (Twin, Ema), Classify: (Labels,)}
+TARGETS = {
+    Reconstruct: (Pixels,),
+    Relax: (Twin, Ema),
+    Contrast: (Twin, Ema),
+    Classify: (Labels,),
+    Probe: (Labels,),
+}
 WORDS = {Pixels: "pixels", Twin: "twin", Ema: "ema", Labels: "labels"}
 
 
@@ -119,6 +127,13 @@ def _check_target(method: Sentence) -> None:
     if not isinstance(target, allowed):
         wanted = " or ".join(f"method.target={WORDS[one]}" for one in allowed)
         raise ValueError(f"method.measure={measure.kind} does not compare with {target.kind}: expected {wanted}")
+    if method.frozen and not isinstance(target, Labels):
+        raise ValueError(f"method.frozen=true: {target.kind} would train nothing but a head: expected false")
+    if method.shared.mixes and isinstance(measure, Probe):
+        raise ValueError(
+            "method.measure=probe: it knows one label of a picture: expected method.shared.cutmix=none and "
+            "method.shared.mixup=none"
+        )
     if method.symmetric and not _encodes_both(method):
         raise ValueError(f"method.symmetric=true: {target.kind} cannot be exchanged with a view: expected false")
     if method.symmetric and isinstance(measure, Relax) and _masks(method)[1] is None:
@@ -226,6 +241,10 @@ def _check_channels(method: Sentence) -> None:
             raise ValueError(f"method.{name}: {len(values)} values for {channels} channels: expected one for each")
     if any(value <= 0 for value in method.std):
         raise ValueError("method.std: expected numbers above 0")
+    if channels != 3 and method.shared.augment is not None:
+        raise ValueError(
+            f"method.encoder.channels={channels}: RandAugment needs 3: expected method.shared.augment=none"
+        )
     jitters = (method.t1.colour, method.t2.colour, method.shared.colour)
     if channels != 3 and any(jitter is not None for jitter in jitters):
         raise ValueError(

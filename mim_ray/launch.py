@@ -18,7 +18,7 @@ from mim_ray.config import changed, flatten
 from mim_ray.data.card import Card
 from mim_ray.data.place import local_beton
 from mim_ray.errors import Failure, Mistake
-from mim_ray.methods import METHODS, resolved
+from mim_ray.methods import METHODS, recipe, resolved
 from mim_ray.resume import absolute, refuse_secrets, resumed
 from mim_ray.revision import revision
 from mim_ray.run import Run
@@ -43,12 +43,13 @@ def train(
     resume: str | None = None,
     address: str | None = None,
     track: bool = True,
+    tags: Mapping[str, str] | None = None,
     **words: object,
 ) -> dict[str, Any]:
     """`train("mae", data__train=…)` or `train("mae", {"data.train": …})`; what comes back is JSON.
 
     `resume`: the name or MLflow id of a run to go on with. `address`: a Ray cluster, by default RAY_ADDRESS or
-    one of this machine.
+    one of this machine. `tags`: others for MLflow.
     """
     given = {**(overrides or {}), **{path.replace("__", "."): value for path, value in words.items()}}
     if resume is not None:
@@ -66,7 +67,7 @@ def train(
 
         engine, train_there = connected(address), on_ray
     busy = f"{run.name} is being trained by another process: wait for it, or stop it"
-    with job.folder.held(busy), _entering(job, new=resume is None) as entering, engine:
+    with job.folder.held(busy), _entering(job, tags or {}, new=resume is None) as entering, engine:
         result = train_there(entering.result())
         asked, finished = result.pop("asked"), result.pop("finished", False)
         if asked is not None and not finished:
@@ -89,7 +90,7 @@ def begun(method: str, overrides: Mapping[str, object], track: bool, address: st
         **({} if run.data.val is None else {"data.val": absolute(run.data.val)}),
     }
     run = resolved(method, {**overrides, **fixed})
-    job = Job(method, changed(METHODS[method](), run))
+    job = Job(method, changed(recipe(method), run))
     if job.folder.has(JOB):
         raise Mistake(
             f"name={run.name}: {job.folder.url} has a run of that name: resume it with --resume {run.name}"
@@ -109,7 +110,7 @@ def begun(method: str, overrides: Mapping[str, object], track: bool, address: st
     return job._replace(tracking_uri=uri)
 
 
-def entered(job: Job) -> Job:
+def entered(job: Job, more_tags: Mapping[str, str]) -> Job:
     """A new run gets its id from MLflow and its folder; one that goes on is RUNNING there again."""
     if job.tracking_uri is not None and job.run_id is not None:
         try:
@@ -120,7 +121,9 @@ def entered(job: Job) -> Job:
         if job.tracking_uri is not None:
             run = job.run
             dataset = _dataset(run)
-            tags = _tags(job, run) | ({} if dataset is None else {"mim_ray.dataset_checksum": dataset.checksum})
+            tags = {**_tags(job, run), **more_tags} | (
+                {} if dataset is None else {"mim_ray.dataset_checksum": dataset.checksum}
+            )
             experiment = run.tracking.experiment
             run_id = create_run(job.tracking_uri, experiment, run.name, flatten(run), tags, dataset)
             job = job._replace(run_id=run_id)
@@ -152,11 +155,11 @@ def _here(job: Job) -> dict[str, Any]:
 
 
 @contextmanager
-def _entering(job: Job, *, new: bool) -> Iterator[Future[Job]]:
+def _entering(job: Job, tags: Mapping[str, str], *, new: bool) -> Iterator[Future[Job]]:
     """`entered` in a thread, while Ray starts. A run that does not end by itself is not left RUNNING in MLflow,
     if MLflow can be told."""
     with ThreadPoolExecutor(1) as beside:
-        entering = beside.submit(entered, job)
+        entering = beside.submit(entered, job, tags)
         try:
             yield entering
         except BaseException as error:

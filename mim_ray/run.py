@@ -11,9 +11,17 @@ from mim_ray.siamese import Method
 from mim_ray.transforms.crop import Crop, RandomCrop
 
 
+class Few(Spec):
+    """At most one of them; drawn by the run's seed."""
+
+    per_class: PositiveInt | None = Field(None, description="this many images of every class")
+    fraction: float | None = Field(None, gt=0, le=1, description="this share of every class")
+
+
 class Data(Spec):
     train: str | None = Field(None, description="a beton (path or URL) or a sample: set")
     val: str | None = Field(None, description="pictures to look at while training; none: some of data.train")
+    few: Few = Field(Few(), description="some of data.train, for learning from few labels")
     crop: Crop = RandomCrop()
     samples_per_epoch: PositiveInt | None = Field(None, description="a virtual epoch; none: the set's size")
     backend: Literal["auto", "ffcv", "torch"] = "auto"
@@ -32,6 +40,10 @@ class Optim(Spec):
     betas: tuple[Share, Share] = Field((0.9, 0.95), description="of adamw and lamb")
     momentum: float = Field(0.9, ge=0, lt=1, description="of lars and sgd")
     weight_decay: float = Field(0.05, ge=0, description="on matrices only")
+    tokens_decay: bool = Field(True, description="the class token and the mask token do, too")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="learning rate of each layer of the encoder, as a share of the next one's"
+    )
     weight_decay_final: float | None = Field(None, ge=0, description="approached by a half cosine; none: it stays")
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient; none: unlimited")
 
@@ -40,7 +52,7 @@ class Schedule(Spec):
     warmup_epochs: float = Field(20, ge=0, description="linear from 0; a half cosine to 0 follows")
 
 
-LOOKED_AT = ("eval/knn_top1", "eval/knn_top5")
+LOOKED_AT = ("eval/knn_top1", "eval/knn_top5", "eval/top1", "eval/top5")
 """What is higher for a better run, and found whenever a run is looked at."""
 
 
@@ -64,13 +76,20 @@ class Checkpoint(Spec):
 
 class Eval(Spec):
     every_epochs: PositiveFloat | None = Field(10, description="how often, and at both ends; none: never")
-    most: PositiveInt = Field(5000, description="most pictures of a set")
+    most: PositiveInt | None = Field(5000, description="most pictures of a set; none: all of them")
     share: float = Field(0.875, gt=0, le=1, description="of a picture's shorter side that is looked at")
+    size: tuple[PositiveInt, PositiveInt] | None = Field(
+        None, description="pixels that it is looked at in; none: those of data.crop"
+    )
     pool: Literal["auto", "class", "mean"] = Field(
         "auto", description="the class token, or the mean of the others; auto: the one that the method compares"
     )
-    neighbours: PositiveInt = Field(20, description="that vote in k-NN, where there are labels")
-    temperature: PositiveFloat = Field(0.07, description="of their votes")
+    neighbours: tuple[PositiveInt, ...] = Field(
+        (20,), min_length=1, description="that vote in k-NN, where there are labels; several: each in turn"
+    )
+    temperature: tuple[PositiveFloat, ...] = Field(
+        (0.07,), min_length=1, description="of their votes; several, too"
+    )
     pictures: NonNegativeInt = Field(8, description="how many are shown with what is painted from them")
 
 
@@ -85,7 +104,9 @@ class Run(Spec):
     name: str = Field("", description="what to call the run; empty: the method and a time")
     seed: int = Field(0, ge=0, lt=1 << 63)
     epochs: PositiveInt = 100
-    steps: PositiveInt | None = Field(None, description="end here instead of after the epochs")
+    steps: NonNegativeInt | None = Field(
+        None, description="end here instead of after the epochs; 0: the encoder is looked at as it begins"
+    )
     batch: PositiveInt = Field(1024, description="of all workers together")
     workers: str = Field(
         "1", description="how many; 2:8 takes what the cluster has; 0: in this process, without Ray"
@@ -93,6 +114,7 @@ class Run(Spec):
     cpus_per_worker: PositiveInt | None = Field(None, description="none: its share of the machine's cores")
     gpus_per_worker: float | None = Field(None, ge=0, description="none: 1 where there are GPUs")
     resources: tuple[str, ...] = Field((), description="others of each worker, as in a100:1,fast_disk:1")
+    start: str | None = Field(None, description="a file or URL of weights for the encoder to begin with")
     storage: str = Field("runs", description="folder or URL below which runs keep their checkpoints")
     micro: PositiveInt | None = Field(
         None, description="most pictures of a worker at once; none: what fits in memory"
@@ -128,7 +150,19 @@ class Run(Spec):
     @model_validator(mode="after")
     def _pictures_fit(self) -> "Run":
         self.method.fits(self.data.crop.size)
+        if self.looked_at != self.data.crop.size:
+            if isinstance(self.method.encoder, ViT):
+                height, width = self.data.crop.size
+                raise ValueError(
+                    f"eval.size: a ViT's positions are those of data.crop.size: expected {height},{width}"
+                )
+            self.method.fits(self.looked_at)
         return self
+
+    @property
+    def looked_at(self) -> tuple[int, int]:
+        """Height and width of the pictures in evaluation."""
+        return self.eval.size or self.data.crop.size
 
     @property
     def pool(self) -> Literal["class", "mean"]:

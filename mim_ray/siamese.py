@@ -1,6 +1,7 @@
 """The sentence: loss = M(f(T1(x)), f'(T2(x)))."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from mim_ray.encoders.target import Ema, Labels, Pixels, Target, Twin, follow, s
 from mim_ray.encoders.vit import ViT
 from mim_ray.errors import Mistake
 from mim_ray.grammar import check_picture, check_sentence, hidings
+from mim_ray.measures.classify import Classification, Probing
 from mim_ray.measures.contrast import Contrast, Contrasting
 from mim_ray.measures.measure import Measure
 from mim_ray.measures.reconstruct import Reconstruct
@@ -35,6 +37,7 @@ class Method(Spec):
     target: Target = Pixels()
     measure: Measure = Reconstruct()
     symmetric: bool = Field(False, description="add the loss with the views exchanged")
+    frozen: bool = Field(False, description="the encoder stays as it begins: what follows it is trained alone")
     mean: tuple[float, ...] = Field(IMAGENET_MEAN, description="of each channel, subtracted")
     std: tuple[float, ...] = Field(IMAGENET_STD, description="of each channel, divided by")
 
@@ -89,6 +92,8 @@ class Siamese(nn.Module):
         )
         self.online = Branch(encoder, with_global_norms(method.measure.projection(given)))
         self.measure = with_global_norms(method.measure.build(given))
+        if method.frozen:
+            encoder.requires_grad_(False)
         self.target = shadow_of(self.online) if isinstance(method.target, Ema) else None
 
     def forward(
@@ -107,7 +112,7 @@ class Siamese(nn.Module):
         if isinstance(self.method.target, Pixels):
             return self.measure(self.online(a), None, a, b)  # type: ignore[no-any-return]
         if isinstance(self.method.target, Labels):
-            return self.measure(self.online(a), self._labelled(labels, share), a, b)  # type: ignore[no-any-return]
+            return self.measure(self._seen(a), self._labelled(labels, share), a, b)  # type: ignore[no-any-return]
         if against:
             return self._found(a, b, against)
         seen, seen_too, other, other_too = self._compared(a, b)
@@ -115,6 +120,27 @@ class Siamese(nn.Module):
         if not self.method.symmetric:
             return measured  # type: ignore[no-any-return]
         return added(measured, self.measure(seen_too, other_too, b, a))
+
+    def train(self, mode: bool = True) -> "Siamese":
+        """A frozen encoder is always as in evaluation."""
+        super().train(mode)
+        if self.method.frozen:
+            self.online.encoder.eval()
+        return self
+
+    def logits(self, crops: Tensor) -> dict[str, Tensor]:
+        """(B, classes) of whole pictures, by each classifier; of methods whose target is labels."""
+        assert isinstance(self.measure, Classification | Probing)
+        return self.measure.logits(self._seen(View(self.normalise(crops), None)))
+
+    def rate_of(self, name: str) -> float:
+        """What a weight outside the encoder multiplies the learning rate by."""
+        ours = name.removeprefix("measure.")
+        return self.measure.rate_of(ours) if isinstance(self.measure, Probing) and ours != name else 1.0
+
+    def _seen(self, view: View) -> Tokens:
+        with torch.no_grad() if self.method.frozen else nullcontext():
+            return self.online(view)  # type: ignore[no-any-return]
 
     @property
     def compares_with_the_batch(self) -> bool:
@@ -150,7 +176,9 @@ class Siamese(nn.Module):
 
     def prepared(self, crops: tuple[Tensor, ...], position: Tensor) -> tuple[View, View, Tensor | None]:
         """Both views, and which share of each picture is its own where pictures are mixed."""
-        mixed = self.method.shared.mixed(crops, position, self.seed)
+        shared, normalise, seed = self.method.shared, self.normalise, self.seed
+        crops = tuple(shared.augmented(crop, position, normalise, seed, view) for view, crop in enumerate(crops))
+        mixed = shared.mixed(crops, position, seed)
         whole = crops if mixed is None else mixed.crops
         pixels = [self._pixels(crop, position, view) for view, crop in enumerate(whole)]
         return *self.views(pixels[0], pixels[-1], position), None if mixed is None else mixed.share

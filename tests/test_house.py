@@ -29,21 +29,25 @@ MAY_IMPORT: dict[str, set[str]] = {
     "siamese": BASEMENT | {"views", "world", "transforms", "encoders", "measures", "grammar"},
     "run": BASEMENT | {"encoders", "transforms", "siamese"},
     "methods": BASEMENT | {"transforms", "encoders", "measures", "siamese", "run"},
-    "weights": BASEMENT | {"blocks", "transforms", "encoders", "measures", "siamese"},
-    "cost": {"blocks", "measures", "run", "siamese"},
+    "weights": BASEMENT | {"blocks", "transforms", "encoders", "measures", "siamese", "storage"},
+    "cost": {"blocks", "encoders", "measures", "run", "siamese", "transforms"},
     "step_bench": {"bench", "blocks", "cost", "methods", "training", "views"},
     "data": BASEMENT | {"transforms", "bench"},
     "tracking": BASEMENT,
     "storage": {"errors"},
     "training": BASEMENT
     | {"cost", "data", "encoders", "evaluate", "measures", "methods", "models", "run", "siamese", "storage"}
-    | {"tracking", "views", "world"},
+    | {"tracking", "views", "weights", "world"},
     "board": set(),
     "ray_room": {"errors", "run"},
     "ray_train": {"board", "errors", "ray_room", "run", "training"},
     "resume": BASEMENT | {"phrases", "run", "storage", "tracking", "training"},
     "evaluate": BASEMENT
     | {"blocks", "data", "encoders", "measures", "run", "siamese", "transforms", "views", "world"},
+    "subject": BASEMENT | {"encoders", "methods", "models", "run", "tracking", "weights"},
+    "judge": BASEMENT
+    | {"data", "encoders", "launch", "methods", "resume", "run", "storage", "subject", "tracking", "weights"},
+    "eval_cli": {"config", "errors", "judge", "options", "output"},
     "models": BASEMENT | {"evaluate", "methods", "run", "siamese", "tracking", "transforms", "views"},
     "launch": {"resume"}
     | BASEMENT
@@ -71,6 +75,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "data_cli",
         "demo",
         "doctor",
+        "eval_cli",
         "launch",
         "methods",
         "run",
@@ -103,6 +108,7 @@ CORE = (
     "tracking.results",
     "cli",
     "doctor",
+    "judge",
     "launch",
     "models",
     "training.worker",

@@ -20,6 +20,7 @@ from mim_ray.data.order import SEEDS, Order, require_whole
 from mim_ray.data.place import local_beton
 from mim_ray.data.plain import PlainDecoder
 from mim_ray.data.stream import Buffers, Decoder, Making, Plan, Stream
+from mim_ray.data.subset import Subset, choose
 from mim_ray.errors import Mistake, nearest
 from mim_ray.transforms.crop import CenterCrop, RandomCrop
 
@@ -44,7 +45,8 @@ class Loader:
     """Batches of a beton (a path, a URL, or a sample: set): functions of (seed, step, rank, world) alone.
 
     `batches(start, stop)` yields the steps asked for, across epochs, from any step on. Give
-    `samples_per_epoch` for virtual epochs, `shuffle=False, keep_tail=True` and a `CenterCrop` for evaluation.
+    `samples_per_epoch` for virtual epochs, `shuffle=False, keep_tail=True` and a `CenterCrop` for evaluation,
+    a `subset` for some of the samples, drawn by the seed.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Loader:
         ahead: int = 3,
         stall_seconds: float = 120.0,
         stage: Literal["auto", "always", "never"] = "auto",
+        subset: Subset | None = None,
     ) -> None:
         self.threads = spare_cores() if threads is None else threads
         numbers = {"batch": batch, "views": views, "world": world, "threads": self.threads, "ahead": ahead}
@@ -90,11 +93,13 @@ class Loader:
         self.beton = Beton.open(local_beton(path, stage))
         self._file = self.beton.path.open("rb", buffering=0)  # kept open: a cache may evict it between two epochs
         weakref.finalize(self, self._file.close)
-        self.order = Order(len(self.beton), batch, seed, samples_per_epoch, shuffle, keep_tail)
+        self._labels = self._label_column(label)
+        self._chosen = self._choice(subset, seed)
+        size = len(self.beton) if self._chosen is None else len(self._chosen)
+        self.order = Order(size, batch, seed, samples_per_epoch, shuffle, keep_tail)
         self.crop = crop or RandomCrop()
         self.views, self.seed, self.rank, self.world = views, seed, rank, world
         self.ahead, self.stall_seconds = ahead, stall_seconds
-        self._labels = self._label_column(label)
         share = self.order.largest_share(world)
         shape = (views, share, *self.crop.size, 3)
         self._refuse_what_does_not_fit(shape)
@@ -145,6 +150,7 @@ class Loader:
         step = start
         while stop is None or step < stop:
             positions, samples = self.order.share(step, self.rank, self.world)
+            samples = samples if self._chosen is None else self._chosen[samples]
             height, width = self.beton.height[samples], self.beton.width[samples]
             windows = [self.crop.windows(self.seed, view, positions, height, width) for view in range(self.views)]
             yield Plan(step, positions, samples, np.stack(windows))
@@ -177,6 +183,13 @@ class Loader:
             near = nearest(str(label), columns)
             raise Mistake(f"label={label!r}: {self.beton.path} has none of that name{near}")
         return cast("np.ndarray[tuple[int], np.dtype[np.int64]]", columns[label])
+
+    def _choice(self, subset: Subset | None, seed: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]] | None":
+        """Which samples there are, where not all are wanted: the same ones for a seed, whatever the workers."""
+        if subset is None or subset == Subset():
+            return None
+        names = tuple(map(str, range(0 if self._labels is None else int(self._labels.max()) + 1)))
+        return choose(subset, self._labels, names, len(self.beton), seed).chosen
 
     def _refuse_what_does_not_fit(self, shape: tuple[int, ...]) -> None:
         b = self.beton

@@ -40,6 +40,8 @@ class CNN(Spec):
         None, ge=0, description="after which stage the token enters, 0 the stem; none: 0 to replace, 3 to add"
     )
 
+    drop_path: float = Field(0.0, ge=0, lt=1, description="timm's drop_path_rate")
+
     @field_validator("name")
     @classmethod
     def _name_is_known(cls, name: str) -> str:
@@ -103,7 +105,7 @@ class Backbone(nn.Module):
     def __init__(self, spec: CNN, image: tuple[int, int], hides: bool, pooled: bool) -> None:
         super().__init__()
         features = spec.fits(image, hides)
-        self.net = with_global_norms(model_of(spec.name, spec.stem, spec.channels))
+        self.net = with_global_norms(model_of(spec.name, spec.stem, spec.channels, spec.drop_path))
         self._parts = parts_of(self.net, spec.name)
         self._check_parts(spec)
         self.width, stride = features[-1]
@@ -132,6 +134,19 @@ class Backbone(nn.Module):
         """One after the other, so that each view has its own batch statistics."""
         return [self(view) for view in views]
 
+    @property
+    def layers(self) -> int:
+        """How many there are to count learning rates by: the stem, each stage, what comes after them."""
+        return len(self._parts) + 1
+
+    def layer_of(self, name: str) -> int:
+        """Of a weight, by its name."""
+        weight = self.get_parameter(name)
+        for number, part in enumerate(self._parts):
+            if any(weight is own for module in part for own in module.parameters()):
+                return number
+        return self.layers - 1 if name.startswith("net.") else 0
+
     def _marked(self, x: Tensor, mask: Tensor) -> Tensor:
         square = mask.view(-1, 1, self.grid.rows, self.grid.columns)
         square = square.repeat_interleave(self.scale, 2).repeat_interleave(self.scale, 3)
@@ -153,11 +168,13 @@ class Backbone(nn.Module):
         self.net.train()
 
 
-def model_of(name: str, stem: str, channels: int) -> Any:
+def model_of(name: str, stem: str, channels: int, drop_path: float = 0.0) -> Any:
     """A timm model without its classifier."""
     import timm
 
     theirs, settings = OURS.get(name, (name, {}))
+    if drop_path:  # not every model takes it
+        settings = settings | {"drop_path_rate": drop_path}
     net: Any = timm.create_model(theirs, num_classes=0, in_chans=channels, **settings)
     if stem == "small":
         if not isinstance(getattr(net, "conv1", None), nn.Conv2d):

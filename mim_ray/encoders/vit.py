@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
@@ -46,10 +47,20 @@ class ViT(Spec):
         None, ge=0, description="after how many blocks the token enters; none: 0 to replace, the middle to add"
     )
     freeze_patches: bool = Field(False, description="keep the patch embedding as it is drawn")
+    depth: PositiveInt | None = Field(None, description="the first blocks alone; none: all that the size has")
+    norm: bool = Field(True, description="after the last block; false where a classifier brings its own")
+    drop_path: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="probability that a picture skips the last block; of the others, in proportion",
+    )
 
     @model_validator(mode="after")
     def _token_has_a_place(self) -> "ViT":
-        depth = SHAPES[self.size].depth
+        depth = self.blocks
+        if depth > SHAPES[self.size].depth:
+            raise ValueError(f"depth={depth}: a {self.size} ViT has {SHAPES[self.size].depth} blocks")
         if self.at is not None and self.hidden == "drop":
             raise ValueError(f"at={self.at}: dropped patches have no token: expected hidden=replace or hidden=add")
         if self.at is not None and self.at > depth:
@@ -57,10 +68,14 @@ class ViT(Spec):
         return self
 
     @property
+    def blocks(self) -> int:
+        return SHAPES[self.size].depth if self.depth is None else self.depth
+
+    @property
     def entry(self) -> int:
         if self.at is not None:
             return self.at
-        return SHAPES[self.size].middle if self.hidden == "add" else 0
+        return min(SHAPES[self.size].middle, self.blocks) if self.hidden == "add" else 0
 
     def grid(self, image: tuple[int, int]) -> Grid:
         if any(side % self.patch for side in image):
@@ -88,8 +103,9 @@ class VisionTransformer(nn.Module):
         self.patch_embed = nn.Linear(spec.patch**2 * spec.channels, shape.width)
         self.cls_token = nn.Parameter(torch.empty(1, 1, shape.width))
         self.register_buffer("pos_embed", sincos(shape.width, grid)[None])
-        self.blocks = nn.ModuleList(Block(shape.width, shape.heads) for _ in range(shape.depth))
-        self.norm = nn.LayerNorm(shape.width, EPSILON)
+        skips = np.linspace(0, spec.drop_path, spec.blocks)
+        self.blocks = nn.ModuleList(Block(shape.width, shape.heads, float(skip)) for skip in skips)
+        self.norm = nn.LayerNorm(shape.width, EPSILON) if spec.norm else nn.Identity()
         start_weights(self)
         nn.init.normal_(self.cls_token, std=0.02)
         self.patch_embed.requires_grad_(not spec.freeze_patches)
@@ -112,6 +128,18 @@ class VisionTransformer(nn.Module):
             Tokens(part[:, 1:], part[:, 0], view.hiding.kept if view.hiding and self.hidden == "drop" else None)
             for part, view in zip(x.split(lengths, dim=1), views, strict=True)
         ]
+
+    @property
+    def layers(self) -> int:
+        """How many there are to count learning rates by: the embedding, each block, what comes after them."""
+        return len(self.blocks) + 2
+
+    def layer_of(self, name: str) -> int:
+        """Of a weight, by its name."""
+        part, _, rest = name.partition(".")
+        if part == "blocks":
+            return int(rest.partition(".")[0]) + 1
+        return self.layers - 1 if part == "norm" else 0
 
     def resampled(self, positions: Tensor) -> Tensor:
         """A table of another picture size, for this one.

@@ -33,7 +33,7 @@ class Features(NamedTuple):
 
 def few_pictures(
     path: str | Path,
-    most: int,
+    most: int | None,
     crop: CenterCrop,
     *,
     device: torch.device,
@@ -49,7 +49,7 @@ def few_pictures(
         crop=crop,
         rank=world.rank(),
         world=world.size(),
-        samples_per_epoch=min(most, len(Beton.open(local_beton(path, stage)))),
+        samples_per_epoch=None if most is None else min(most, len(Beton.open(local_beton(path, stage)))),
         keep_tail=True,
         device=device,
         backend=backend,

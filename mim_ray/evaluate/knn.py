@@ -1,5 +1,7 @@
 """The nearest neighbours' vote: exact, by cosine, each query's work done by one worker."""
 
+from collections.abc import Sequence
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -23,21 +25,27 @@ def knn(
     bank: Tensor,
     labels: Tensor,
     *,
-    neighbours: int = 20,
-    temperature: float = 0.07,
+    neighbours: Sequence[int] = (20,),
+    temperatures: Sequence[float] = (0.07,),
     leave_one_out: bool = False,
-) -> Score:
-    """Votes of exp(cosine / temperature); `leave_one_out`: query i is picture i of the bank and does not vote."""
+) -> dict[tuple[int, float], Score]:
+    """Votes of exp(cosine / temperature) of so many neighbours, for each number and each temperature.
+
+    `leave_one_out`: query i is picture i of the bank and does not vote.
+    """
     classes = int(max(labels.max(), wanted.max())) + 1
-    right = torch.zeros(2, dtype=torch.float64)
+    votes_of = list(product(neighbours, temperatures))
+    right = torch.zeros(len(votes_of), 2, dtype=torch.float64)
     mine = torch.arange(world.rank(), len(queries), world.size())
     for rows in mine.split(QUERIES_AT_ONCE):
         likeness = queries[rows] @ bank.T
         if leave_one_out:
             likeness[torch.arange(len(rows)), rows] = -torch.inf
-        nearest, which = likeness.topk(min(neighbours, len(bank) - leave_one_out))
-        votes = nearest.new_zeros(len(rows), classes).scatter_add(1, labels[which], (nearest / temperature).exp())
-        ranked = votes.topk(min(5, classes)).indices == wanted[rows, None]
-        right += torch.stack([ranked[:, 0].sum(), ranked.sum()])
-    top1, top5 = (sum(world.gathered_objects(right)) / len(queries)).tolist()
-    return Score(top1, top5)
+        nearest, which = likeness.topk(min(max(neighbours), len(bank) - leave_one_out))
+        for number, (count, temperature) in enumerate(votes_of):
+            votes = nearest.new_zeros(len(rows), classes)
+            votes.scatter_add_(1, labels[which[:, :count]], (nearest[:, :count] / temperature).exp())
+            ranked = votes.topk(min(5, classes)).indices == wanted[rows, None]
+            right[number] += torch.stack([ranked[:, 0].sum(), ranked.sum()])
+    shares = sum(world.gathered_objects(right)) / len(queries)
+    return {key: Score(*share) for key, share in zip(votes_of, shares.tolist(), strict=True)}

@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mim_ray.data.loader import Loader
+from mim_ray.encoders.target import Labels
 from mim_ray.evaluate.features import Features, evaluating, features_of, few_pictures
 from mim_ray.evaluate.knn import knn
 from mim_ray.evaluate.pictures import save_sheet
+from mim_ray.evaluate.verdict import Verdict, judged
 from mim_ray.run import Run
 from mim_ray.siamese import Siamese
 from mim_ray.transforms.crop import CenterCrop
@@ -24,23 +26,32 @@ class Onlooker:
 
     def __init__(self, run: Run, device: torch.device) -> None:
         self.run, self.device = run, device
+        self.verdict: Verdict | None = None
+        """The last one, where classes are learnt."""
 
     def look(self, model: Siamese) -> dict[str, float]:
+        """What classes are learnt is asked of the classifier; of everything else the features tell."""
+        if isinstance(self.run.method.target, Labels) and self._val is not None:
+            self.verdict = judged(model, self._val)
+            return self.verdict.metrics()
         train = self._features(model, self._train)
         seen = train if self._val is None else self._features(model, self._val)
         bank, queries = F.normalize(train.pooled), F.normalize(seen.pooled)
         found = {"collapse/feature_spread": spread_of(queries), "collapse/patch_similarity": seen.similarity}
         if train.labels is not None and seen.labels is not None and len(train.labels) > 1:
-            score = knn(
+            scores = knn(
                 queries,
                 seen.labels,
                 bank,
                 train.labels,
                 neighbours=self.run.eval.neighbours,
-                temperature=self.run.eval.temperature,
+                temperatures=self.run.eval.temperature,
                 leave_one_out=seen is train,
             )
-            found |= {"eval/knn_top1": score.top1, "eval/knn_top5": score.top5}
+            first = next(iter(scores.values()))
+            found |= {"eval/knn_top1": first.top1, "eval/knn_top5": first.top5}
+            if len(scores) > 1:
+                found |= {f"eval/knn_top1_k{count}_t{t:g}": score.top1 for (count, t), score in scores.items()}
         return found
 
     def draw(self, model: Siamese, path: Path) -> None:
@@ -70,7 +81,7 @@ class Onlooker:
         return few_pictures(
             path,
             run.eval.most,
-            CenterCrop(size=run.data.crop.size, share=run.eval.share),
+            CenterCrop(size=run.looked_at, share=run.eval.share),
             device=self.device,
             backend=run.data.backend,
             stage=run.data.stage,

@@ -10,8 +10,6 @@ from mim_ray.evaluate.linear import linear_probe
 from mim_ray.siamese import Siamese
 from mim_ray.transforms.crop import CenterCrop
 
-ALL = 1 << 40
-
 
 def probed(model: Siamese, train: Path, val: Path, crop: CenterCrop, pool: Pool) -> dict[str, float]:
     """The share of `val` that is right, of each label that the sets have, at the best learning rate."""
@@ -26,7 +24,7 @@ def probed(model: Siamese, train: Path, val: Path, crop: CenterCrop, pool: Pool)
 
 def _features(model: Siamese, path: Path, crop: CenterCrop, pool: Pool) -> tuple[Tensor, dict[str, Tensor]]:
     """Of every picture, in the order of the set, and all its labels."""
-    loader = few_pictures(path, ALL, crop, device=torch.device("cpu"))
+    loader = few_pictures(path, None, crop, device=torch.device("cpu"))
     with evaluating(model):
         features = features_of(model.online.encoder, model.normalise, loader, pool)
     labels = {name: torch.from_numpy(column.copy()) for name, column in loader.beton.labels.items()}

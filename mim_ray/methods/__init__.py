@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from mim_ray.config import drafted, resolve
 from mim_ray.errors import Mistake, nearest
-from mim_ray.methods import a2mim, byol, cmae, mae, mocov3, rmae, simmim, supervised
+from mim_ray.methods import a2mim, byol, cmae, mae, mocov3, protocols, rmae, simmim, supervised
 from mim_ray.methods.sizes import encoder_overrides
 from mim_ray.run import Run
 
@@ -33,13 +33,28 @@ METHODS: dict[str, Callable[[], Run]] = {
     "byol": byol.byol,
     "supervised": supervised.supervised,
 }
+PROTOCOLS: dict[str, Callable[[], Run]] = {
+    "finetune": protocols.finetune,
+    "finetune_a3": protocols.finetune_a3,
+    "finetune_a2": protocols.finetune_a2,
+    "linear": protocols.linear,
+    "linear_r50": protocols.linear_r50,
+    "knn": protocols.knn,
+}
+"""How a model is judged."""
+
+
+def recipe(name: str) -> Run:
+    """The published settings of a method or a protocol."""
+    known = METHODS | PROTOCOLS
+    if name not in known:
+        raise Mistake(f"no method {name!r}{nearest(name, known)}")
+    return known[name]()
 
 
 def resolved(method: str, overrides: Mapping[str, object]) -> Run:
     """The published settings of a method with a user's changes. `encoder=WORD` names an encoder in short."""
-    if method not in METHODS:
-        raise Mistake(f"no method {method!r}{nearest(method, METHODS)}")
-    run, changes = METHODS[method](), dict(overrides)
+    run, changes = recipe(method), dict(overrides)
     word = changes.pop("encoder", None)
     if word is not None:
         changes = encoder_overrides(str(word), drafted(run, changes)) | changes

@@ -171,7 +171,7 @@ class Logbook:
         if self.place.rank != 0:
             return {}
         name, finished = name_of(done), done == self.plan.steps
-        if finished:
+        if finished and done:
             self.reporter.model(stepper.model, done, self.last, self.checkpoints.folder.below(name))
         unsent = self.reporter.close(
             "FINISHED" if finished else "KILLED", PATIENCE_SECONDS if finished else SHORT_PATIENCE_SECONDS
@@ -274,6 +274,8 @@ class Logbook:
             for words in wrong:
                 logger.warning("step %d: %s", done, words)
             self.reporter.numbers(done, {**self._seen, "collapse/alarms": len(wrong)})
+            if self.onlooker.verdict is not None:
+                self.reporter.verdict(self.onlooker.verdict, self.run)
             if self.run.eval.pictures:
                 self.reporter.picture(done, "views", lambda path: self.onlooker.draw(stepper.model, path))
         metric = self.run.checkpoint.best

@@ -1,5 +1,6 @@
 """Optimisers by their words; which weights decay is decided by one rule."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,27 +9,43 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from mim_ray.run import Optim
+from mim_ray.siamese import Siamese
 
-DECAYS = 0
-"""The group whose weights decay."""
+ENCODER = "online.encoder."
+TOKENS = ("cls_token", "mask_token")
 
 
-def groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and tokens decay; biases, norms and other vectors do not."""
-    trained = [weight for _, weight in trainable(model)]
+def groups(model: Siamese, optim: Optim) -> list[dict[str, Any]]:
+    """Matrices decay; biases, norms and other vectors do not. `scale`: of the learning rate."""
+    found: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
+    for name, weight in trainable(model):
+        decays = weight.ndim > 1 and (optim.tokens_decay or not name.endswith(TOKENS))
+        found[scale_of(model, name, optim.layer_decay), decays].append(weight)
     return [
-        {"params": [weight for weight in trained if weight.ndim > 1], "weight_decay": weight_decay},
-        {"params": [weight for weight in trained if weight.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": found[scale, decays],
+            "scale": scale,
+            "decays": decays,
+            "weight_decay": optim.weight_decay * decays,
+        }
+        for scale, decays in sorted(found, reverse=True)
     ]
+
+
+def scale_of(model: Siamese, name: str, layer_decay: float) -> float:
+    """A weight's share of the learning rate: by the layer it belongs to, or by the classifier's own rates."""
+    encoder = model.online.encoder
+    if name.startswith(ENCODER):
+        return layer_decay ** (encoder.layers - 1 - encoder.layer_of(name.removeprefix(ENCODER)))
+    return model.rate_of(name)
 
 
 def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
 
 
-def optimiser_for(model: nn.Module, optim: Optim) -> Optimizer:
-    """Its learning rate is set before every step."""
-    parts = groups(model, optim.weight_decay)
+def optimiser_for(parts: list[dict[str, Any]], optim: Optim) -> Optimizer:
+    """Of `groups`; the learning rate is set before every step."""
     match optim.algorithm:
         case "adamw":
             return AdamW(parts, lr=0.0, betas=optim.betas, fused=True)
@@ -41,7 +58,8 @@ def optimiser_for(model: nn.Module, optim: Optim) -> Optimizer:
         case "lars":
             from timm.optim.lars import Lars
 
-            return Lars(parts, lr=0.0, momentum=optim.momentum)
+            adapted = [part | {"always_adapt": part["params"][0].ndim > 1} for part in parts]
+            return Lars(adapted, lr=0.0, momentum=optim.momentum)
 
 
 def optimiser_tensors(model: nn.Module, optimiser: Optimizer) -> dict[str, Tensor]:

@@ -69,10 +69,10 @@ def check_pieces(run: Run, pieces: int, workers: int) -> None:
     if pieces > 1 and isinstance(measure, Reconstruct) and isinstance(measure.fourier, BatchSpectrum):
         raise Mistake(f"{cut}, and method.measure.fourier=code compares the mean of the whole batch: {way_out}")
     counts = [rows_of_piece(rows, pieces, piece) for rows in shares(run.batch, workers) for piece in range(pieces)]
-    if run.method.shared.cutmix is not None and any(count % 2 for count in counts):
+    if run.method.shared.mixes and any(count % 2 for count in counts):
         even = 2 * workers * pieces
         raise Mistake(
-            f"batch={run.batch} makes an odd piece of {workers * pieces}, and cutmix mixes pairs: "
+            f"batch={run.batch} makes an odd piece of {workers * pieces}, and cutmix and mixup mix pairs: "
             f"expected batch={-(-run.batch // even) * even}"
         )
     if pieces > 1 and run.micro is None and normalises_batches(run):

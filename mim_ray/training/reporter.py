@@ -1,12 +1,17 @@
 """What a run tells: whoever launched it, and MLflow through the journal. Only the first worker talks."""
 
+import json
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
-from mim_ray.models import Card, save_encoder
+from mim_ray import models
+from mim_ray.data.card import Card
+from mim_ray.data.place import local_beton
+from mim_ray.evaluate.verdict import Verdict
 from mim_ray.run import Run
 from mim_ray.siamese import Siamese
 from mim_ray.storage import Folder
@@ -63,6 +68,16 @@ class Reporter:
                 draw(path)
                 self.journal.picture(step, path, name)
 
+    def verdict(self, verdict: Verdict, run: Run) -> None:
+        """The last one stays: a table of the classes, and which is taken for which."""
+        if self.journal is None:
+            return
+        names: Sequence[str] = ()
+        with suppress(Exception):  # a set need not have a card
+            names = Card.read(local_beton(str(run.data.val), run.data.stage)).classes
+        self._file("classes.json", "evaluation", lambda path: path.write_text(json.dumps(verdict.by_class(names))))
+        self._file("confusions.png", "evaluation", verdict.draw)
+
     def checkpoint(self, folder: Folder) -> None:
         """A copy for MLflow, unless the one before is still on its way there."""
         if self.journal is None or not self.run.checkpoint.to_mlflow:
@@ -81,7 +96,7 @@ class Reporter:
         if self.journal is None or self.journal.has_file("model/weights.safetensors"):
             return
         job, run = self.job, self.run
-        card = Card(
+        card = models.Card(
             method=job.method,
             overrides=dict(job.overrides),
             steps=steps,
@@ -91,7 +106,7 @@ class Reporter:
             mim_ray=version("mim_ray"),
         )
         with tempfile.TemporaryDirectory() as aside:
-            save_encoder(model, card, Path(aside))
+            models.save_encoder(model, card, Path(aside))
             for path in sorted(Path(aside).iterdir()):
                 self.journal.file(path, "encoder")
         self._file(JOB, "model", lambda path: path.write_text(job.as_json()))

@@ -24,7 +24,7 @@ class Plan(NamedTuple):
 
 
 def planned(run: Run, steps_per_epoch: int) -> Plan:
-    steps = run.steps or run.epochs * steps_per_epoch
+    steps = run.epochs * steps_per_epoch if run.steps is None else run.steps
     warmup = min(run.schedule.warmup_epochs * steps_per_epoch, steps)
     step = np.arange(steps, dtype=np.float64)
     after = (step - warmup) / max(steps - warmup, 1)

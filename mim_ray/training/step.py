@@ -14,10 +14,11 @@ from mim_ray.draws import Purpose, keys
 from mim_ray.encoders.cnn import CNN
 from mim_ray.errors import Failure
 from mim_ray.run import Run
-from mim_ray.training.optim import DECAYS, load_optimiser_tensors, optimiser_for, optimiser_tensors
+from mim_ray.training.optim import groups, load_optimiser_tensors, optimiser_for, optimiser_tensors
 from mim_ray.training.place import Place
 from mim_ray.training.schedule import Plan
 from mim_ray.views import Against, Measured
+from mim_ray.weights.start import begin_with
 
 Tensors = dict[str, Tensor]
 
@@ -28,10 +29,13 @@ class Stepper:
     def __init__(self, run: Run, place: Place, plan: Plan, pieces: int) -> None:
         self.run, self.place, self.plan, self.pieces = run, place, plan, pieces
         torch.manual_seed(run.seed)
-        self.model = run.method.build(run.data.crop.size, run.seed).to(place.device)
+        self.model = run.method.build(run.data.crop.size, run.seed)
+        if run.start is not None:
+            begin_with(self.model, run.start)
+        self.model = self.model.to(place.device)
         if isinstance(run.method.encoder, CNN):
             self.model = self.model.to(memory_format=torch.channels_last)
-        self.optimiser = optimiser_for(self.model, run.optim)
+        self.optimiser = optimiser_for(groups(self.model, run.optim), run.optim)
         self.bf16 = wants_bf16(run, place.device)
         stepped: nn.Module = torch.compile(self.model, dynamic=False) if run.compile else self.model  # type: ignore[assignment]
         self.ddp = None
@@ -51,8 +55,8 @@ class Stepper:
         if norm or clip is not None:
             self.norm = nn.utils.clip_grad_norm_(self._trained(), math.inf if clip is None else clip)
         for group in self.optimiser.param_groups:
-            group["lr"] = float(self.plan.lr[batch.step])
-        self.optimiser.param_groups[DECAYS]["weight_decay"] = float(self.plan.weight_decay[batch.step])
+            group["lr"] = float(self.plan.lr[batch.step]) * group["scale"]
+            group["weight_decay"] = float(self.plan.weight_decay[batch.step]) * group["decays"]
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=self.ddp is None)
         self.model.follow(float(self.plan.momentum[batch.step]))

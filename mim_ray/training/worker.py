@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from mim_ray.data.loader import Loader
+from mim_ray.data.subset import Subset
 from mim_ray.errors import Mistake
 from mim_ray.run import Run
 from mim_ray.training.job import Job
@@ -66,4 +67,5 @@ def loader_for(run: Run, place: Place) -> Loader:
         threads=run.data.threads or max(1, torch.get_num_threads() - 1),
         ahead=run.data.ahead,
         stage=run.data.stage,
+        subset=Subset(per_class=run.data.few.per_class, fraction=run.data.few.fraction),
     )

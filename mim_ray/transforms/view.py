@@ -10,9 +10,12 @@ from mim_ray.config import Spec
 from mim_ray.draws import Purpose
 from mim_ray.transforms.colour import Jitter, mean_of
 from mim_ray.transforms.cutmix import CutMix, Mixed
-from mim_ray.transforms.keyed import keys
+from mim_ray.transforms.erase import Erase
+from mim_ray.transforms.keyed import keys, uniforms
 from mim_ray.transforms.mask import Mask
+from mim_ray.transforms.mixup import MixUp
 from mim_ray.transforms.pixels import Normalise
+from mim_ray.transforms.randaugment import RandAugment
 from mim_ray.views import Grid, Hiding, View
 
 
@@ -50,11 +53,34 @@ class T(Spec):
 class Shared(Spec):
     """What happens to the picture itself, before the two views are made of it."""
 
+    augment: RandAugment | None = None
+    erase: Erase | None = None
     cutmix: CutMix | None = None
+    mixup: MixUp | None = Field(None, description="with cutmix, too: one or the other, as often")
     colour: Jitter | None = Field(None, description="of the whole picture, the target included")
 
+    @property
+    def mixes(self) -> bool:
+        """Whether two pictures become one."""
+        return self.cutmix is not None or self.mixup is not None
+
+    def augmented(self, crop: Tensor, position: Tensor, normalise: Normalise, seed: int, view: int) -> Tensor:
+        """Bytes, or fractions of them."""
+        if self.augment:
+            crop = self.augment(crop, keys(Purpose.AUGMENT, seed, view, position))
+        if self.erase:
+            crop = self.erase(crop, keys(Purpose.ERASE, seed, view, position), normalise)
+        return crop
+
     def mixed(self, crops: tuple[Tensor, ...], position: Tensor, seed: int) -> Mixed | None:
-        return self.cutmix(crops, keys(Purpose.CUTMIX, seed, 0, position)) if self.cutmix else None
+        cut = self.cutmix(crops, keys(Purpose.CUTMIX, seed, 0, position)) if self.cutmix else None
+        mean = self.mixup(crops, keys(Purpose.MIXUP, seed, 0, position)) if self.mixup else None
+        if cut is None or mean is None:
+            return cut or mean
+        is_cut = uniforms(keys(Purpose.EITHER, seed, 0, position), 1)[:, 0] < 0.5
+        pairs = zip(cut.crops, mean.crops, strict=True)
+        either = tuple(torch.where(is_cut[:, None, None, None], one, other) for one, other in pairs)
+        return Mixed(either, torch.where(is_cut, cut.share, mean.share))
 
     def coloured(self, pixels: Tensor, position: Tensor, normalise: Normalise, seed: int, view: int) -> Tensor:
         if self.colour is None:

@@ -71,7 +71,7 @@ def test_neighbours_vote_as_scikit_learns_do() -> None:
     known = KNeighborsClassifier(15, metric="cosine", weights=lambda apart: np.exp((1 - apart) / 0.1))
     share = known.fit(bank, labels).predict_proba(queries)
     best = np.argsort(-share, axis=1)
-    found = knn(queries, wanted, bank, labels, neighbours=15, temperature=0.1)
+    found = knn(queries, wanted, bank, labels, neighbours=(15,), temperatures=(0.1,))[15, 0.1]
     assert found.top1 == pytest.approx((best[:, 0] == wanted.numpy()).mean())
     assert found.top5 == pytest.approx((best[:, :5] == wanted.numpy()[:, None]).any(1).mean())
 
@@ -79,8 +79,8 @@ def test_neighbours_vote_as_scikit_learns_do() -> None:
 def test_who_is_left_out_has_no_vote() -> None:
     """Every picture is the only one of its class: its own vote would make it right."""
     features, labels = F.normalize(torch.randn(9, 4), dim=1), torch.arange(9)
-    assert knn(features, labels, features, labels, neighbours=3).top1 == 1
-    assert knn(features, labels, features, labels, neighbours=3, leave_one_out=True).top1 == 0
+    assert knn(features, labels, features, labels, neighbours=(3,))[3, 0.07].top1 == 1
+    assert knn(features, labels, features, labels, neighbours=(3,), leave_one_out=True)[3, 0.07].top1 == 0
 
 
 def test_features_that_collapse_are_told(beton: Path) -> None:

@@ -1,0 +1,48 @@
+"""The commands that judge models: `eval`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mim_ray.config import parse
+from mim_ray.errors import Mistake
+from mim_ray.options import Json, Overrides, Track
+from mim_ray.output import print_json, print_table
+
+
+def add_eval_commands(app: typer.Typer) -> None:
+    app.command("eval")(eval_command)
+
+
+def eval_command(
+    protocol: Annotated[str, typer.Argument(help="finetune, linear, knn, fewshot or a recipe of them.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="A run, name@alias, name/version, a checkpoint, a timm name or random:WORD."),
+    ],
+    overrides: Overrides = None,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster; by default RAY_ADDRESS, or one here.")
+    ] = None,
+    track: Track = True,
+    as_json: Json = False,
+) -> None:
+    """A model judged by data.train=… data.val=…; layer= pool= k= fraction= per_class= weights= seeds=."""
+    from mim_ray.judge import evaluate
+
+    words = parse(overrides or [])
+    weights, seeds = words.pop("weights", None), words.pop("seeds", "1")
+    if not seeds.isdigit() or int(seeds) < 1:
+        raise Mistake(f"seeds={seeds}: expected how many, such as 3")
+    path = None if weights is None else Path(weights)
+    result = evaluate(protocol, model, words, weights=path, seeds=int(seeds), address=address, track=track)
+    if as_json:
+        print_json(result)
+        return
+    spread = result.get("std", {})
+    rows = [
+        (name, f"{value:.4f}" + (f" ± {spread[name]:.4f}" if name in spread else ""))
+        for name, value in result["metrics"].items()
+    ]
+    print_table((), [("run", result["run_id"] or result["names"][0]), ("protocol", protocol), *rows])

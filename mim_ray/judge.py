@@ -1,0 +1,150 @@
+"""`mim-ray eval`: a model judged by a protocol. Each is a run like any other, started from the model's weights."""
+
+import secrets
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+
+from mim_ray.data.beton import Beton
+from mim_ray.data.place import local_beton
+from mim_ray.encoders.cnn import CNN
+from mim_ray.encoders.target import Labels
+from mim_ray.errors import Mistake, nearest
+from mim_ray.launch import train
+from mim_ray.methods import PROTOCOLS, recipe, resolved
+from mim_ray.resume import absolute
+from mim_ray.run import Run
+from mim_ray.storage import Folder
+from mim_ray.subject import Subject, encoder_words, subject
+from mim_ray.tracking.run import add_results, create_run, end_run, resolved_uri
+from mim_ray.weights.names import from_others
+
+START = "start.safetensors"
+FOR_CNNS = {"finetune": "finetune_a3", "linear": "linear_r50"}
+SHORT = {
+    "layer": "method.encoder.depth",
+    "k": "eval.neighbours",
+    "temperature": "eval.temperature",
+    "per_class": "data.few.per_class",
+    "fraction": "data.few.fraction",
+    "classes": "method.measure.classes",
+}
+"""What is typed every day."""
+
+
+def evaluate(
+    protocol: str,
+    model: str,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    weights: Path | None = None,
+    seeds: int = 1,
+    address: str | None = None,
+    track: bool = True,
+) -> dict[str, Any]:
+    """`evaluate("linear", "mim-encoder@champion", {"data.train": …, "data.val": …})`; what comes back is JSON."""
+    given = {SHORT.get(path, path): value for path, value in (overrides or {}).items()}
+    uri = resolved_uri(str(given["tracking.uri"]) if "tracking.uri" in given else None)
+    judged = subject(model, weights, uri)
+    method, words = _sentence(protocol, judged, given)
+    run = resolved(method, words)
+    _check(protocol, run)
+    name = run.name or f"{protocol}-{judged.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    tags = {"mim_ray.protocol": protocol, "mim_ray.model": model}
+    if judged.run_id is not None:
+        tags["mlflow.parentRunId"] = judged.run_id
+    if seeds == 1:
+        found = [_trained(method, words | {"name": name}, judged, tags, address, track)]
+        return _result(protocol, found[0]["run_id"], found)
+    first = run.seed
+    summary = create_run(uri, run.tracking.experiment, name, {}, tags) if track else None
+    if summary is not None:
+        tags["mlflow.parentRunId"] = summary
+    found = []
+    for seed in range(first, first + seeds):
+        named = {"name": f"{name}-seed{seed}", "seed": seed}
+        found.append(_trained(method, words | named, judged, tags, address, track))
+    result = _result(protocol, summary, found)
+    if summary is not None:
+        spread = {f"{metric}_std": value for metric, value in result["std"].items()}
+        add_results(uri, summary, result["metrics"] | spread, [])
+        end_run(uri, summary, "FINISHED")
+    return result
+
+
+def _sentence(protocol: str, judged: Subject, given: Mapping[str, object]) -> tuple[str, dict[str, object]]:
+    """The recipe's name and what is changed of it: the model's encoder and pictures, the set's classes."""
+    known = [*PROTOCOLS, "fewshot"]
+    if protocol not in known:
+        raise Mistake(f"no protocol {protocol!r}{nearest(protocol, known)}")
+    few = protocol == "fewshot"
+    method = "finetune" if few else protocol
+    if isinstance(judged.run.method.encoder, CNN):
+        method = FOR_CNNS.get(method, method)
+    default, words = recipe(method), encoder_words(judged.run)
+    if words["method.encoder"] == default.method.encoder.kind:
+        del words["method.encoder"]  # or the recipe's own settings of it would go
+    if not isinstance(judged.run.method.encoder, CNN):
+        words["data.crop.size"] = judged.run.data.crop.size
+    if method == "linear":
+        words["method.measure.pool"] = judged.run.pool
+    if method == "knn":
+        words["eval.pool"] = judged.run.pool
+    if few and not any(path.startswith("data.few.") for path in given):
+        words["data.few.fraction"] = 0.01
+    if isinstance(default.method.target, Labels) and "data.train" in given:
+        words["method.measure.classes"] = classes_of(str(given["data.train"]))
+    pool = {"pool": "eval.pool" if method == "knn" else "method.measure.pool"}
+    return method, words | {pool.get(path, path): value for path, value in given.items()}
+
+
+def _check(protocol: str, run: Run) -> None:
+    if run.data.train is None:
+        raise Mistake("data.train=none: expected a labelled beton (mim-ray data import makes one)")
+    if run.data.val is None and isinstance(run.method.target, Labels):
+        raise Mistake(f"data.val=none: {protocol} is judged by pictures it has not learnt from: expected a beton")
+
+
+def classes_of(path: str) -> int:
+    labels = Beton.open(local_beton(path)).labels
+    if not labels:
+        raise Mistake(f"data.train={path}: it has no labels to learn from: expected a labelled set")
+    return max(2, int(next(iter(labels.values())).max()) + 1)
+
+
+def _trained(
+    method: str,
+    words: Mapping[str, object],
+    judged: Subject,
+    tags: Mapping[str, str],
+    address: str | None,
+    track: bool,
+) -> dict[str, Any]:
+    """The weights go into the run's own folder, so that it can go on wherever that is."""
+    run = resolved(method, words)
+    if judged.weights is not None:
+        folder = Folder(absolute(run.storage)).below(run.name)
+        folder.write(
+            START, save({name: weight.contiguous() for name, weight in from_others(judged.weights).items()})
+        )
+        words = {**words, "start": f"{folder.url}/{START}"}
+    return train(method, words, address=address, track=track, tags=tags)
+
+
+def _result(protocol: str, run_id: str | None, found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over the seeds, and deviations where there are several."""
+    names = [name for name in found[0]["metrics"] if name.startswith("eval/")]
+    columns = {name: [one["metrics"][name] for one in found] for name in names}
+    result: dict[str, Any] = {
+        "run_id": run_id,
+        "protocol": protocol,
+        "metrics": {name: statistics.fmean(column) for name, column in columns.items()},
+        "names": [one["name"] for one in found],
+    }
+    if len(found) > 1:
+        result["std"] = {name: statistics.stdev(column) for name, column in columns.items()}
+    return result

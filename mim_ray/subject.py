@@ -1,0 +1,93 @@
+"""MODEL: what is judged. A run, a registered name, a checkpoint, a timm name, or `random:WORD`."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mim_ray import models
+from mim_ray.config import resolve
+from mim_ray.encoders import timm_models
+from mim_ray.encoders.encoder import Encoder
+from mim_ray.encoders.vit import ViT
+from mim_ray.errors import Failure
+from mim_ray.methods import recipe, resolved
+from mim_ray.methods.sizes import encoder_overrides
+from mim_ray.run import Run
+from mim_ray.tracking.registry import fetched
+from mim_ray.weights.files import read_weights
+from mim_ray.weights.names import ENCODER
+
+RANDOM = "random:"
+STATE, CHECKPOINT = "state.json", "weights.safetensors"
+
+
+class Subject(NamedTuple):
+    name: str
+    """In short, for the names of runs."""
+    run: Run
+    """Whose encoder it is, and its pictures."""
+    weights: dict[str, Tensor] | None
+    """Of the encoder; None: as it is drawn."""
+    run_id: str | None
+    """Of the run that trained it."""
+
+
+def subject(where: str, weights: Path | None = None, uri: str | None = None) -> Subject:
+    """`weights`: a file for a timm name; without one timm fetches its own."""
+    if where.startswith(RANDOM):
+        return Subject(where.replace(":", "-"), _run_of(where.removeprefix(RANDOM)), None, None)
+    if (Path(where) / STATE).exists():
+        return _of_checkpoint(Path(where))
+    if (Path(where) / models.CARD).exists():
+        return _of_folder(Path(where))
+    if (known := timm_models.encoder_of(where)) is not None:
+        state = timm_models.published_weights(where) if weights is None else read_weights(weights)
+        return Subject(where, _of_timm(*known), state, None)
+    with tempfile.TemporaryDirectory() as folder:
+        return _of_folder(fetched(where, Path(folder), uri))
+
+
+def encoder_words(run: Run) -> dict[str, object]:
+    """What makes another run's encoder the same function of a whole picture."""
+    spec = run.method.encoder
+    kept = ("size", "patch", "channels") if isinstance(spec, ViT) else ("name", "stem", "channels", "patch")
+    words: dict[str, object] = {"method.encoder": spec.kind}
+    words |= {f"method.encoder.{field}": getattr(spec, field) for field in kept}
+    return words | {"method.mean": run.method.mean, "method.std": run.method.std}
+
+
+def _run_of(word: str) -> Run:
+    return resolve(recipe("mae"), encoder_overrides(word, recipe("mae")))
+
+
+def _of_checkpoint(folder: Path) -> Subject:
+    try:
+        state = json.loads((folder / STATE).read_text())
+        weights = load_file(folder / CHECKPOINT)
+        run = resolved(state["method"], state["overrides"])
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise Failure(f"{folder} is no checkpoint that can be read: {' '.join(str(error).split())}") from None
+    encoder = {name: weight for name, weight in weights.items() if name.startswith(ENCODER)}
+    return Subject(f"{run.name}-{folder.name}", run, encoder, None)
+
+
+def _of_folder(folder: Path) -> Subject:
+    pretrained = models.load(folder)
+    return Subject(
+        pretrained.card.run.name or pretrained.card.method,
+        pretrained.card.run,
+        pretrained.encoder.state_dict(),
+        pretrained.card.run_id,
+    )
+
+
+def _of_timm(encoder: Encoder, side: int | None) -> Run:
+    words: dict[str, object] = {"method.encoder": encoder}
+    if side is not None:
+        words["data.crop.size"] = (side, side)
+    return resolve(recipe("supervised"), words)
