@@ -16,6 +16,7 @@ from mim_ray.config import parse, paths
 from mim_ray.data_cli import add_data_commands
 from mim_ray.errors import Failure, Mistake, nearest
 from mim_ray.eval_cli import add_eval_commands
+from mim_ray.models_cli import add_models_commands
 from mim_ray.options import Json, Overrides, Track, sentence
 from mim_ray.output import cost_lines, keep, print_command, print_json, print_table
 from mim_ray.tracking.results import in_use
@@ -32,6 +33,7 @@ app = typer.Typer(
 add_data_commands(app)
 add_cluster_commands(app)
 add_eval_commands(app)
+add_models_commands(app)
 
 STOPPED = 130
 
@@ -84,16 +86,17 @@ def options(
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """The methods and the search spaces."""
-    from mim_ray.methods import METHODS
+    """The methods, how models are judged, and the search spaces."""
+    from mim_ray.methods import METHODS, PROTOCOLS
     from mim_ray.spaces import space_names
 
-    methods = {name: (recipe.__doc__ or "").strip().splitlines()[0] for name, recipe in METHODS.items()}
     spaces = space_names()
     if as_json:
-        print_json({"methods": list(methods), "spaces": spaces})
+        print_json({"methods": list(METHODS), "protocols": list(PROTOCOLS), "spaces": spaces})
         return
-    print_table(("method", "what it is"), methods.items())
+    for head, recipes in (("method", METHODS), ("protocol", PROTOCOLS)):
+        rows = [(name, (recipe.__doc__ or "").strip().splitlines()[0]) for name, recipe in recipes.items()]
+        print_table((head, "what it is"), rows)
     print_table(("space",), [(name,) for name in spaces])
 
 
@@ -102,16 +105,19 @@ def show(
     method: str,
     overrides: Overrides = None,
     with_cost: Annotated[bool, typer.Option("--cost", help="What it costs instead.")] = False,
+    with_optim: Annotated[bool, typer.Option("--optim", help="How its weights are trained instead.")] = False,
     track: Track = True,
     as_json: Json = False,
 ) -> None:
-    """The fully resolved run, as a command that can be pasted into a shell; or what a picture of it costs."""
+    """The fully resolved run, as a command that can be pasted into a shell; what it costs; how it is optimised."""
     from mim_ray.config import flatten
     from mim_ray.methods import resolved
 
     run = resolved(method, parse(overrides or []))
     if with_cost:
         _show_cost(method, run, track, as_json)
+    elif with_optim:
+        _show_optim(method, run, as_json)
     elif as_json:
         print_json({"method": method, "overrides": flatten(run)})
     else:
@@ -128,6 +134,16 @@ def _show_cost(method: str, run: "Run", track: bool, as_json: bool) -> None:
         print_table(("", method), cost_lines(result))
     if track and in_use():
         keep("cost", result)
+
+
+def _show_optim(method: str, run: "Run", as_json: bool) -> None:
+    from mim_ray.training.optim import table
+
+    rows = table(run)
+    if as_json:
+        print_json({"method": method, "groups": rows})
+    else:
+        print_table(list(rows[0]), [list(row.values()) for row in rows])
 
 
 @app.command()

@@ -1,12 +1,15 @@
 """Trained encoders: a folder of weights and a card, made at the end of a run and loaded anywhere."""
 
+import hashlib
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -15,6 +18,7 @@ from mim_ray.config import Spec
 from mim_ray.errors import Failure, Mistake
 from mim_ray.evaluate.features import pooled
 from mim_ray.methods import resolved
+from mim_ray.model_card import described
 from mim_ray.run import Run
 from mim_ray.siamese import Siamese
 from mim_ray.tracking.registry import fetched
@@ -22,7 +26,8 @@ from mim_ray.transforms.crop import CenterCrop
 from mim_ray.transforms.pixels import Normalise
 from mim_ray.views import View
 
-WEIGHTS, CARD = "encoder.safetensors", "encoder.json"
+WEIGHTS, CARD, EXAMPLE, README = "encoder.safetensors", "encoder.json", "example.safetensors", "README.md"
+PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib"}
 
 
 class Card(Spec):
@@ -35,6 +40,9 @@ class Card(Spec):
     run_id: str | None = None
     metrics: dict[str, float]
     mim_ray: str
+    dataset_checksum: str | None = None
+    commit: str | None = None
+    weights_sha256: str | None = Field(None, description="of the file beside it")
 
     @property
     def run(self) -> Run:
@@ -55,7 +63,11 @@ class Pretrained(nn.Module):
 
     def forward_features(self, pictures: Tensor) -> Tensor:
         """(B, 3, H, W) bytes → (B, 1 + N, D): the class token (a CNN's mean), then the patches."""
-        tokens = self.encoder(View(self.normalise(pictures), None))
+        return self.tokens(self.normalise(pictures))
+
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """The same from normalised pixels."""
+        tokens = self.encoder(View(pixels, None))
         return torch.cat([tokens.pooled[:, None], tokens.patches], dim=1)
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -71,25 +83,60 @@ class Pretrained(nn.Module):
 
 
 def save_encoder(model: Siamese, card: Card, folder: Path) -> None:
+    """Weights, the card for programs and for people, and an example: some pictures and their features."""
     folder.mkdir(parents=True, exist_ok=True)
     state = model.online.encoder.state_dict()
     save_file({name: weight.cpu().contiguous() for name, weight in state.items()}, folder / WEIGHTS)
+    card = card.model_copy(update={"weights_sha256": checksum_of(folder / WEIGHTS)})
     (folder / CARD).write_text(json.dumps(card.model_dump(mode="json"), indent=1))
+    (folder / README).write_text(described(card, card.run))
+    pictures = example_of(card.run)
+    with torch.no_grad():
+        features = _loaded(folder)(pictures)
+    save_file({"pictures": pictures, "features": features.contiguous()}, folder / EXAMPLE)
 
 
-def load(where: str | Path, tracking_uri: str | None = None) -> Pretrained:
-    """A folder, a run (its name or id), or a registered model: `mim-encoder@champion`, `mim-encoder/3`."""
-    if (Path(where) / CARD).exists():
-        return _loaded(Path(where))
-    with tempfile.TemporaryDirectory() as folder:
-        return _loaded(fetched(str(where), Path(folder), tracking_uri))
+def checksum_of(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def example_of(run: Run) -> Tensor:
+    """(2, channels, height, width) bytes, the same for ever: smooth waves and noise."""
+    height, width = run.data.crop.size
+    channels = run.method.encoder.channels
+    number = torch.arange(2 * channels * height * width, dtype=torch.int64).view(2, channels, height, width)
+    waves = 128 + 90 * torch.sin(number.float() / (7 + width))
+    return (waves + (number * 2654435761 % 997) % 37).clamp(0, 255).byte()
+
+
+def load(where: str | Path, tracking_uri: str | None = None, keep: Path | None = None) -> Pretrained:
+    """A folder, a run (its name or id), or a registered model: `mim-encoder@champion`, `mim-encoder/3`.
+
+    `keep`: a new folder for the files it is loaded from.
+    """
+    with tempfile.TemporaryDirectory() as aside:
+        folder = Path(where) if (Path(where) / CARD).exists() else fetched(str(where), Path(aside), tracking_uri)
+        model = _loaded(folder)
+        if keep is not None:
+            shutil.copytree(folder, keep)
+    return model
+
+
+def refuse_pickles(folder: Path) -> None:
+    held = [path.name for path in folder.rglob("*") if path.suffix in PICKLES]
+    if held:
+        raise Mistake(f"{folder} holds {held[0]}, which may run anything when it is read: expected {WEIGHTS}")
 
 
 def _loaded(folder: Path) -> Pretrained:
     try:
         model = Pretrained(Card.model_validate_json((folder / CARD).read_text()))
+        if model.card.weights_sha256 not in (None, checksum_of(folder / WEIGHTS)):
+            raise Failure(f"{folder}: {WEIGHTS} is not as it was written: its checksum is not that of {CARD}")
         state = load_file(folder / WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
+        refuse_pickles(folder)
         raise Failure(f"{folder} holds no encoder that can be read: {' '.join(str(error).split())}") from None
     state.pop("mask_token", None)  # nothing is hidden from a trained encoder
     missing = model.encoder.load_state_dict(state, strict=False)

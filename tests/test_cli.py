@@ -19,7 +19,7 @@ from mim_ray import cli, output
 from mim_ray.config import flatten
 from mim_ray.data import importer
 from mim_ray.errors import Failure
-from mim_ray.methods import METHODS, resolved
+from mim_ray.methods import METHODS, PROTOCOLS, resolved
 from mim_ray.progress import progress
 
 
@@ -140,10 +140,22 @@ def test_names_are_printed_as_they_are(say: Say, photos: Path, out: Path) -> Non
 
 def test_list_has_every_method(say: Say) -> None:
     result = say("list", "--json").json()
-    assert list(result) == ["methods", "spaces"]
-    assert result["methods"] == list(METHODS)
+    assert list(result) == ["methods", "protocols", "spaces"]
+    assert (result["methods"], result["protocols"]) == (list(METHODS), list(PROTOCOLS))
     assert isinstance(result["spaces"], list)
     assert re.search("^mae +Masked autoencoder", say("list").out, re.MULTILINE)
+
+
+def test_show_tells_how_weights_are_trained(say: Say) -> None:
+    groups = say("show", "finetune", "encoder=micro", "--optim", "--json").json()["groups"]
+    assert groups[0] == {
+        "lr": 0.004, "scale": 1.0, "weight_decay": 0.05, "weights": 1, "numbers": 128000,
+        "first": "measure.head.weight", "last": "measure.head.weight",
+    }  # fmt: skip
+    assert [group["scale"] for group in groups[::2]] == pytest.approx(
+        [0.65**layer for layer in range(8)], rel=1e-5
+    )
+    assert "online.encoder.cls_token" in say("show", "finetune", "encoder=micro", "--optim").out
 
 
 CHANGES = ["encoder=micro", "storage=it's a 'folder' with $signs & spaces", "data.train=none", "optim.clip=0.5"]

@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "storage": {"errors"},
     "training": BASEMENT
     | {"cost", "data", "encoders", "evaluate", "measures", "methods", "models", "run", "siamese", "storage"}
-    | {"tracking", "views", "weights", "world"},
+    | {"revision", "tracking", "views", "weights", "world"},
     "board": set(),
     "ray_room": {"errors", "run"},
     "ray_train": {"board", "errors", "ray_room", "run", "training"},
@@ -47,8 +47,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "subject": BASEMENT | {"encoders", "methods", "models", "run", "tracking", "weights"},
     "judge": BASEMENT
     | {"data", "encoders", "launch", "methods", "resume", "run", "storage", "subject", "tracking", "weights"},
+    "model_card": {"run"},
+    "exports": BASEMENT | {"encoders", "models", "siamese", "weights"},
+    "models_cli": {"config", "errors", "exports", "model_card", "models", "options", "output", "tracking"},
     "eval_cli": {"config", "errors", "judge", "options", "output"},
-    "models": BASEMENT | {"evaluate", "methods", "run", "siamese", "tracking", "transforms", "views"},
+    "models": BASEMENT
+    | {"evaluate", "methods", "model_card", "run", "siamese", "tracking", "transforms", "views"},
     "launch": {"resume"}
     | BASEMENT
     | {"data", "methods", "phrases", "ray_train", "revision", "run", "storage", "tracking", "training"},
@@ -78,8 +82,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "eval_cli",
         "launch",
         "methods",
+        "models_cli",
         "run",
         "spaces",
+        "training",
     }
     | {"options", "output", "tracking"},
     "__main__": {"cli"},

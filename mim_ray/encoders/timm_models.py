@@ -1,6 +1,8 @@
 """timm's models by their names: what we can build of them, and their published weights."""
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -35,3 +37,8 @@ def published_weights(name: str) -> dict[str, Tensor]:
         reason = " ".join(str(error).split())[:200]
         raise Failure(f"{name}: timm could not fetch its weights ({reason}): name a file, weights=") from None
     return dict(model.state_dict())
+
+
+def loaded(name: str, file: Path, arguments: Mapping[str, Any]) -> Any:
+    """A model of timm's from a file."""
+    return timm.create_model(name, checkpoint_path=str(file), **arguments).eval()

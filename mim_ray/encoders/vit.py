@@ -165,7 +165,7 @@ class VisionTransformer(nn.Module):
         if view.hiding is not None and self.hidden == "drop":
             patches = taken(patches, view.hiding.kept)
             positions = taken(positions.expand(len(patches), -1, -1), view.hiding.kept)
-        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(patches), -1, -1)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(patches.shape[0], -1, -1)
         return torch.cat([first, self.patch_embed(patches) + positions], dim=1)
 
     def _marked(self, x: Tensor, views: Sequence[View], number: int) -> Tensor:

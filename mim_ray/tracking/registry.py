@@ -3,10 +3,14 @@
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
-from mim_ray.errors import Failure, Mistake, without_secrets
+from mim_ray.errors import Failure, Mistake, nearest, without_secrets
 from mim_ray.tracking.run import find_run, resolved_uri
 from mim_ray.tracking.server import connected, needed
+
+CHAMPION, PREVIOUS = "champion", "previous"
+"""Aliases: the version in use, and the one before it."""
 
 FOLDER = "encoder"
 """Of a run's artifacts."""
@@ -27,10 +31,63 @@ def register(uri: str, name: str, run_id: str) -> str:
         return f"{name}/{version.version}"
 
 
+class Version(NamedTuple):
+    name: str
+    version: str
+    run_id: str | None
+    aliases: list[str]
+    tags: dict[str, str]
+
+
+def versions(uri: str, name: str | None = None) -> list[Version]:
+    """Of one registered model or of all, newest first."""
+    with needed(uri):
+        client = connected(uri)
+        homes = {home.name: home for home in client.search_registered_models()}
+        aliases: dict[tuple[str, str], list[str]] = {}
+        for home in homes.values():
+            for alias, version in home.aliases.items():
+                aliases.setdefault((home.name, str(version)), []).append(alias)
+        found = client.search_model_versions()
+    if name is not None and name not in homes:
+        raise Mistake(f"no registered model {name!r} at {without_secrets(uri)}{nearest(name, homes)}")
+    rows = [
+        Version(one.name, str(one.version), one.run_id, aliases.get((one.name, str(one.version)), []), one.tags)
+        for one in found
+        if name in (None, one.name)
+    ]
+    return sorted(rows, key=lambda row: (row.name, -int(row.version)))
+
+
+def version_of(uri: str, where: str) -> Version:
+    """`name/version` or `name@alias`."""
+    name, by_alias, alias = where.partition("@")
+    name, _, number = (name, "", "") if by_alias else where.partition("/")
+    for one in versions(uri, name):
+        if (alias in one.aliases) if by_alias else (one.version == number):
+            return one
+    known = ", ".join(f"{one.name}/{one.version}" for one in versions(uri, name))
+    raise Mistake(f"no version {where!r}: expected one of {known}")
+
+
+def set_champion(uri: str, new: Version, alias: str = CHAMPION) -> Version | None:
+    """Moves the alias; what had it before has `previous`. Of two who do this at once the later one wins."""
+    with needed(uri):
+        client = connected(uri)
+        before = next((one for one in versions(uri, new.name) if alias in one.aliases), None)
+        if before is not None and before.version != new.version:
+            client.set_registered_model_alias(new.name, PREVIOUS, before.version)
+        client.set_registered_model_alias(new.name, alias, new.version)
+        now = client.get_model_version_by_alias(new.name, alias)
+    if str(now.version) != new.version:
+        raise Failure(f"{new.name}@{alias} is version {now.version}: someone else promoted it at the same moment")
+    return before
+
+
 def fetched(where: str, to: Path, uri: str | None = None) -> Path:
     """The encoder's folder of a run (name or id), of `name@alias` or of `name/version`, copied here."""
     uri = resolved_uri(uri)
-    run_id = _run_of(uri, where)
+    run_id = run_of(uri, where)
     if not has_artifact(uri, run_id, FOLDER):
         raise Mistake(f"{where}: run {run_id} has no encoder yet: it is logged when the run ends")
     return fetch(uri, run_id, FOLDER, to)
@@ -52,7 +109,8 @@ def fetch(uri: str, run_id: str, artifact: str, to: Path) -> Path:
         return Path(download_artifacts(run_id=run_id, artifact_path=artifact, dst_path=str(to), tracking_uri=uri))
 
 
-def _run_of(uri: str, where: str) -> str:
+def run_of(uri: str, where: str) -> str:
+    """Of a run's name or id, of `name@alias` or of `name/version`."""
     named = re.fullmatch(r"([^@/]+)(?:@([\w.-]+)|/(\d+))", where)
     if named:
         name, alias, version = named.groups()

@@ -172,7 +172,7 @@ class Logbook:
             return {}
         name, finished = name_of(done), done == self.plan.steps
         if finished and done:
-            self.reporter.model(stepper.model, done, self.last, self.checkpoints.folder.below(name))
+            self.reporter.model(stepper.model, done, self.last, self.loader, self.checkpoints.folder.below(name))
         unsent = self.reporter.close(
             "FINISHED" if finished else "KILLED", PATIENCE_SECONDS if finished else SHORT_PATIENCE_SECONDS
         )

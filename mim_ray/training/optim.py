@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from mim_ray.run import Optim
+from mim_ray.run import Optim, Run
 from mim_ray.siamese import Siamese
+from mim_ray.training.schedule import base_lr
 
 ENCODER = "online.encoder."
 TOKENS = ("cls_token", "mask_token")
@@ -42,6 +43,25 @@ def scale_of(model: Siamese, name: str, layer_decay: float) -> float:
 
 def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
+
+
+def table(run: Run) -> list[dict[str, Any]]:
+    """The groups of a run's weights, as a person reads them."""
+    with torch.device("meta"):
+        model = run.method.build(run.data.crop.size)
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    return [
+        {
+            "lr": float(f"{base_lr(run) * part['scale']:.6g}"),
+            "scale": float(f"{part['scale']:.6g}"),
+            "weight_decay": part["weight_decay"],
+            "weights": len(part["params"]),
+            "numbers": sum(weight.numel() for weight in part["params"]),
+            "first": names[id(part["params"][0])],
+            "last": names[id(part["params"][-1])],
+        }
+        for part in groups(model, run.optim)
+    ]
 
 
 def optimiser_for(parts: list[dict[str, Any]], optim: Optim) -> Optimizer:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from mim_ray import models
 from mim_ray.data.card import Card
+from mim_ray.data.loader import Loader
 from mim_ray.data.place import local_beton
 from mim_ray.evaluate.verdict import Verdict
+from mim_ray.revision import revision
 from mim_ray.run import Run
 from mim_ray.siamese import Siamese
 from mim_ray.storage import Folder
@@ -91,7 +93,7 @@ class Reporter:
             for path in sorted(files.iterdir(), key=lambda path: path.name == WHOLE):
                 self.journal.file(path, slot)
 
-    def model(self, model: Siamese, steps: int, metrics: Row, weights: Folder) -> None:
+    def model(self, model: Siamese, steps: int, metrics: Row, loader: Loader, weights: Folder) -> None:
         """The encoder with its card, and the whole method as it was checkpointed."""
         if self.journal is None or self.journal.has_file("model/weights.safetensors"):
             return
@@ -104,6 +106,8 @@ class Reporter:
             run_id=job.run_id,
             metrics=metrics,
             mim_ray=version("mim_ray"),
+            dataset_checksum=str(loader.beton.checksum),
+            commit=revision(),
         )
         with tempfile.TemporaryDirectory() as aside:
             models.save_encoder(model, card, Path(aside))

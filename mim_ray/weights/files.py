@@ -178,6 +178,35 @@ def save_vitmae(model: Siamese, folder: Path | str) -> None:
     }
     folder = Path(folder)
     _save(to_hf(model.state_dict(), grid.patch), folder / "model.safetensors", {"format": "pt"})
+    _write_config(config, folder)
+
+
+def save_vit(model: Siamese, folder: Path) -> None:
+    """The encoder as a folder for `ViTModel.from_pretrained(…, add_pooling_layer=False)`."""
+    spec, grid = model.method.encoder, model.online.encoder.grid
+    if not isinstance(spec, ViT) or not grid.is_square or spec.depth is not None or not spec.norm:
+        raise Mistake("ViTModel is a whole ViT on square pictures: this is not")
+    shape = SHAPES[spec.size]
+    config = {
+        "architectures": ["ViTModel"],
+        "model_type": "vit",
+        "hidden_size": shape.width,
+        "num_hidden_layers": shape.depth,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": 4 * shape.width,
+        "layer_norm_eps": 1e-6,
+        "image_size": grid.rows * grid.patch,
+        "patch_size": grid.patch,
+        "num_channels": spec.channels,
+    }
+    state = to_hf(model.state_dict(), grid.patch)
+    encoder = {name.removeprefix("vit."): weight for name, weight in state.items() if name.startswith("vit.")}
+    encoder.pop("embeddings.mask_token", None)
+    _save(encoder, folder / "model.safetensors", {"format": "pt"})
+    _write_config(config, folder)
+
+
+def _write_config(config: Mapping[str, Any], folder: Path) -> None:
     aside = folder / "config.json.part"
     aside.write_text(json.dumps(config, indent=1) + "\n")
     aside.replace(folder / "config.json")

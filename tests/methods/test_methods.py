@@ -10,7 +10,7 @@ from mim_ray.config import changed, flatten, resolve
 from mim_ray.cost import cost
 from mim_ray.encoders.vit import SHAPES, Shape
 from mim_ray.errors import Mistake
-from mim_ray.methods import METHODS, resolved
+from mim_ray.methods import METHODS, PROTOCOLS, resolved
 from mim_ray.methods.sizes import WORDS
 from mim_ray.run import Run
 from mim_ray.siamese import Siamese
@@ -78,6 +78,14 @@ def test_a_method_survives_being_written_and_read(name: str) -> None:
         assert resolve(METHODS[name](), flatten(run)) == run
         assert resolve(METHODS[name](), changed(METHODS[name](), run)) == run
     assert (METHODS[name].__doc__ or "").endswith(".")
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_protocol_survives_being_written_and_read(name: str) -> None:
+    run = PROTOCOLS[name]()
+    assert resolve(run, flatten(run)) == run
+    assert resolve(run, changed(run, run)) == run
+    assert (PROTOCOLS[name].__doc__ or "").endswith(".")
 
 
 @pytest.fixture

@@ -1,0 +1,179 @@
+"""`mim-ray models`: which there are, which is best, and how to have it."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mim_ray.config import parse
+from mim_ray.errors import Failure, Mistake
+from mim_ray.options import Json, Track
+from mim_ray.output import keep, print_json, print_table
+
+Metric = Annotated[str, typer.Option(help="What is compared; train/… : lower is better.")]
+Words = Annotated[list[str] | None, typer.Argument(help="method=… space=… data=CHECKSUM path=value …")]
+Uri = Annotated[str | None, typer.Option("--uri", help="MLflow; else MLFLOW_TRACKING_URI, else mlflow.db here.")]
+KNN = "eval/knn_top1"
+
+
+def add_models_commands(app: typer.Typer) -> None:
+    models = typer.Typer(no_args_is_help=True, help="Trained models in MLflow.")
+    commands: dict[str, Callable[..., None]] = {
+        "list": list_command,
+        "best": best_command,
+        "show": show_command,
+        "compare": compare_command,
+        "promote": promote_command,
+        "pull": pull_command,
+    }
+    for name, command in commands.items():
+        models.command(name)(command)
+    app.add_typer(models, name="models")
+
+
+def list_command(
+    name: Annotated[str | None, typer.Argument(help="Of this model alone.")] = None,
+    uri: Uri = None,
+    as_json: Json = False,
+) -> None:
+    """The registered versions, newest first."""
+    from mim_ray.tracking.registry import versions
+    from mim_ray.tracking.run import resolved_uri
+
+    found = versions(resolved_uri(uri), name)
+    if as_json:
+        print_json({"models": [one._asdict() for one in found]})
+        return
+    rows = [(f"{one.name}/{one.version}", ", ".join(one.aliases), one.run_id or "") for one in found]
+    print_table(("model", "aliases", "run"), rows)
+
+
+def best_command(
+    where: Words = None, metric: Metric = KNN, uri: Uri = None, track: Track = True, as_json: Json = False
+) -> None:
+    """The best run that ended, its registered version if it has one, and why others were left out."""
+    from mim_ray.tracking.ranking import ranking
+    from mim_ray.tracking.registry import versions
+    from mim_ray.tracking.run import resolved_uri
+
+    home = resolved_uri(uri)
+    found = ranking(home, metric, parse(where or []))
+    for name, reason in found.left_out:
+        print(f"left out: {name} {reason}", file=sys.stderr)
+    if not found.candidates:
+        raise Failure(f"no run that ended has {metric}" + "".join(f" {word}" for word in where or []))
+    best = found.candidates[0]
+    mine = next((one for one in versions(home) if one.run_id == best.run_id), None)
+    result: dict[str, Any] = {
+        "name": best.name if mine is None else mine.name,
+        "version": None if mine is None else mine.version,
+        "run_id": best.run_id,
+        "metric": metric,
+        "value": best.value,
+        "left_out": [f"{name} {reason}" for name, reason in found.left_out],
+    }
+    if as_json:
+        print_json(result)
+    else:
+        ranked = [(one.name, f"{one.value:.4f}", one.run_id) for one in found.candidates[:10]]
+        print_table(("run", metric, "id"), ranked)
+        model = result["name"] if mine is None else f"{mine.name}/{mine.version}"
+        print(f"load it: python -c 'import mim_ray; print(mim_ray.load(\"{model}\").card)'")
+    if track:
+        keep("best", result, metrics={metric: best.value})
+
+
+def show_command(model: str, uri: Uri = None, as_json: Json = False) -> None:
+    """A model's card."""
+    from mim_ray.model_card import described
+    from mim_ray.models import load
+
+    card = load(model, uri).card
+    if as_json:
+        print_json(card.model_dump(mode="json"))
+    else:
+        print(described(card, card.run))
+
+
+def compare_command(
+    models: Annotated[list[str], typer.Argument(help="Runs or registered versions.")],
+    metric: Metric = KNN,
+    uri: Uri = None,
+    track: Track = True,
+    as_json: Json = False,
+) -> None:
+    """Scores side by side, and what they depend on beside the models."""
+    from mim_ray.tracking.ranking import differences, score
+    from mim_ray.tracking.registry import run_of
+    from mim_ray.tracking.run import resolved_uri
+
+    home = resolved_uri(uri)
+    scores = {model: score(home, run_of(home, model), metric) for model in models}
+    first = next(iter(scores.values()))
+    unlike = {model: differences(first, one) for model, one in scores.items()}
+    rows = [
+        {"model": model, "run_id": one.run_id, metric: one.value, "unlike_the_first": "; ".join(unlike[model])}
+        for model, one in scores.items()
+    ]
+    if as_json:
+        print_json({"metric": metric, "models": rows})
+    else:
+        print_table(list(rows[0]), [list(row.values()) for row in rows])
+    if track:
+        metrics = {f"{metric}/{number}": one.value for number, one in enumerate(scores.values())}
+        keep("compare", {"metric": metric, "models": rows}, metrics=metrics)
+
+
+def promote_command(
+    model: Annotated[str, typer.Argument(help="name/version")],
+    alias: Annotated[str, typer.Option(help="What it is to be called.")] = "champion",
+    metric: Metric = KNN,
+    force: Annotated[bool, typer.Option("--force", help="Whatever the scores are.")] = False,
+    uri: Uri = None,
+    as_json: Json = False,
+) -> None:
+    """Gives the alias to a version that is better, by a score of the same data and protocol."""
+    from mim_ray.tracking.ranking import differences, is_higher_better, score
+    from mim_ray.tracking.registry import CHAMPION, PREVIOUS, set_champion, version_of, versions
+    from mim_ray.tracking.run import resolved_uri
+
+    if alias == PREVIOUS:
+        raise Mistake(f"alias={PREVIOUS}: it is given to what had the alias before: expected {CHAMPION}, say")
+    home = resolved_uri(uri)
+    new = version_of(home, model)
+    old = next((one for one in versions(home, new.name) if alias in one.aliases), None)
+    if old is not None and old.version != new.version and not force:
+        if new.run_id is None or old.run_id is None:
+            raise Mistake(f"{model} or {new.name}@{alias} is of no run, so nothing can be compared: --force")
+        candidate, champion = (score(home, one.run_id, metric) for one in (new, old) if one.run_id)
+        if unlike := differences(candidate, champion):
+            raise Mistake(f"{metric} of {model} and of {new.name}@{alias} cannot be compared: {'; '.join(unlike)}")
+        ahead = candidate.value - champion.value
+        if (ahead if is_higher_better(metric) else -ahead) <= 0:
+            words = f"{metric} is {candidate.value:.4f}, and {champion.value:.4f} of {new.name}@{alias}"
+            raise Mistake(f"{model} is not better: {words}: --force")
+    before = set_champion(home, new, alias)
+    result = {"name": new.name, "version": new.version, "alias": alias, "previous": before and before.version}
+    if as_json:
+        print_json(result)
+    else:
+        print(f"{new.name}@{alias} is version {new.version}" + (f", before it {before.version}" if before else ""))
+
+
+def pull_command(
+    model: str,
+    to: Annotated[Path, typer.Option(help="A new folder.")],
+    form: Annotated[str, typer.Option("--format", help="safetensors, timm, hf or torch-export.")] = "safetensors",
+    uri: Uri = None,
+    as_json: Json = False,
+) -> None:
+    """A model's files in a format, proven: checksum, stored features, and the export against the source."""
+    from mim_ray.exports import pull
+
+    result = pull(model, form, to, uri)
+    if as_json:
+        print_json(result)
+    else:
+        print_table((), [(name, str(value)) for name, value in result.items()])

@@ -1,0 +1,131 @@
+"""Which run is best, and why others do not count."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mim_ray.errors import Mistake, nearest
+from mim_ray.tracking.server import connected, needed
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PARENT = "mlflow.parentRunId"
+TAGS = {
+    "method": "mim_ray.method",
+    "space": "mim_ray.space",
+    "data": "mim_ray.dataset_checksum",
+    "protocol": "mim_ray.protocol",
+}
+"""Words for what runs are told apart by; any other is a setting's path."""
+
+MEASURED_BY = (
+    "data.val", "eval.most", "eval.share", "eval.size", "eval.pool", "eval.neighbours", "eval.temperature",
+)  # fmt: skip
+"""Settings that a score depends on beside the model."""
+
+UNFINISHED = {"RUNNING": "still running", "SCHEDULED": "not begun", "FAILED": "failed", "KILLED": "was stopped"}
+
+
+class Candidate(NamedTuple):
+    run_id: str
+    name: str
+    value: float
+    measured: str
+    """The run in which it was found: this one, or the newest evaluation of it."""
+    by: dict[str, str]
+    """What the score depends on beside the model."""
+
+
+class Ranking(NamedTuple):
+    candidates: list[Candidate]
+    """The best first."""
+    left_out: list[tuple[str, str]]
+    """Names and reasons, of those that were asked for."""
+
+
+def ranking(uri: str, metric: str, where: Mapping[str, str]) -> Ranking:
+    """Of all runs that train a model; of several scores of one the newest counts."""
+    with needed(uri):
+        runs = all_runs(connected(uri))
+    by_id = {run.info.run_id: run for run in runs}
+    evaluations: dict[str, list[Any]] = {}
+    for run in runs:  # newest first
+        if run.data.tags.get(PARENT) in by_id and "mim_ray.protocol" in run.data.tags:
+            evaluations.setdefault(run.data.tags[PARENT], []).append(run)
+    wanted = [run for run in runs if "mim_ray.method" in run.data.tags and _answers(run, where)]
+    if "protocol" not in where:
+        wanted = [run for run in wanted if "mim_ray.protocol" not in run.data.tags]
+    found, left_out = [], []
+    for run in wanted:
+        reason, candidate = _judged(run, evaluations.get(run.info.run_id, []), metric)
+        if candidate is None:
+            left_out.append((run.info.run_name, reason))
+        else:
+            found.append(candidate)
+    found.sort(key=lambda one: one.value, reverse=is_higher_better(metric))
+    return Ranking(found, left_out)
+
+
+def score(uri: str, run_id: str, metric: str) -> Candidate:
+    """Of one run."""
+    with needed(uri):
+        client = connected(uri)
+        run = client.get_run(run_id)
+        children = [one for one in all_runs(client) if one.data.tags.get(PARENT) == run_id]
+    reason, candidate = _judged(run, children, metric)
+    if candidate is None:
+        raise Mistake(f"{run.info.run_name} {reason}{nearest(metric, run.data.metrics)}")
+    return candidate
+
+
+def differences(one: Candidate, other: Candidate) -> list[str]:
+    """Why two scores cannot be compared."""
+    names = sorted(one.by.keys() | other.by.keys())
+    return [
+        f"{name} is {one.by.get(name, 'not said')} and {other.by.get(name, 'not said')}"
+        for name in names
+        if one.by.get(name) != other.by.get(name)
+    ]
+
+
+def is_higher_better(metric: str) -> bool:
+    return not metric.startswith("train/")
+
+
+def all_runs(client: "MlflowClient") -> list[Any]:
+    """Newest first, those that were deleted left out."""
+    homes = [home.experiment_id for home in client.search_experiments()]
+    runs: list[Any] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs(
+            homes, max_results=1000, page_token=token, order_by=["attributes.start_time DESC"]
+        )
+        runs += page
+        token = page.token
+        if not token:
+            return runs
+
+
+def _answers(run: Any, where: Mapping[str, str]) -> bool:
+    return all(
+        run.data.tags.get(TAGS[name]) == value if name in TAGS else run.data.params.get(name) == value
+        for name, value in where.items()
+    )
+
+
+def _judged(run: Any, evaluations: Sequence[Any], metric: str) -> tuple[str, Candidate | None]:
+    status = run.info.status
+    if status in UNFINISHED:
+        return UNFINISHED[status], None
+    measured = next((one for one in [run, *evaluations] if metric in one.data.metrics), None)
+    if measured is None:
+        return f"has no {metric}", None
+    value = measured.data.metrics[metric]
+    if not math.isfinite(value):
+        return f"has {metric} = {value}", None
+    tags, params = measured.data.tags, measured.data.params
+    by = {name: params[name] for name in MEASURED_BY if name in params}
+    by |= {word: tags[tag] for word, tag in TAGS.items() if word in ("data", "protocol") and tag in tags}
+    return "", Candidate(run.info.run_id, run.info.run_name, value, measured.info.run_id, by)
