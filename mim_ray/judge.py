@@ -94,6 +94,8 @@ def _sentence(protocol: str, judged: Subject, given: Mapping[str, object]) -> tu
         words["method.measure.pool"] = judged.run.pool
     if method == "knn":
         words["eval.pool"] = judged.run.pool
+        if "data.train" in given:  # nothing is trained, so a batch need only be one
+            words["batch"] = min(default.batch, len(beton_of(str(given["data.train"]))))
     if few and not any(path.startswith("data.few.") for path in given):
         words["data.few.fraction"] = 0.01
     if isinstance(default.method.target, Labels) and "data.train" in given:
@@ -109,8 +111,12 @@ def _check(protocol: str, run: Run) -> None:
         raise Mistake(f"data.val=none: {protocol} is judged by pictures it has not learnt from: expected a beton")
 
 
+def beton_of(path: str) -> Beton:
+    return Beton.open(local_beton(path))
+
+
 def classes_of(path: str) -> int:
-    labels = Beton.open(local_beton(path)).labels
+    labels = beton_of(path).labels
     if not labels:
         raise Mistake(f"data.train={path}: it has no labels to learn from: expected a labelled set")
     return max(2, int(next(iter(labels.values())).max()) + 1)

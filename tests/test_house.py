@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "subject": BASEMENT | {"encoders", "methods", "models", "run", "tracking", "weights"},
     "judge": BASEMENT
     | {"data", "encoders", "launch", "methods", "resume", "run", "storage", "subject", "tracking", "weights"},
+    "serving": {"models"},
     "model_card": {"run"},
     "exports": BASEMENT | {"encoders", "models", "siamese", "weights"},
     "models_cli": {"config", "errors", "exports", "model_card", "models", "options", "output", "tracking"},

@@ -63,6 +63,8 @@ def test_protocols_leave_child_runs_with_tables_and_pictures(here: Path, pretrai
             right = sum(row["top1"] * row["pictures"] for row in rows)
             assert right / 40 == pytest.approx(result["metrics"]["eval/top1"])
     assert "eval/knn_top1_k10_t0.1" in result["metrics"]
+    few = {name: value for name, value in QUICK.items() if name != "batch"}
+    assert evaluate("knn", "first", few)["metrics"]["eval/knn_top1"] > 0  # 120 pictures are no batch of 256
 
 
 def test_seeds_are_runs_and_their_mean_is_told(here: Path) -> None:

@@ -18,6 +18,7 @@ from mim_ray.run import Run
 from mim_ray.siamese import Siamese
 from mim_ray.storage import Folder
 from mim_ray.tracking.journal import Journal
+from mim_ray.tracking.package import package
 from mim_ray.tracking.run import End
 from mim_ray.tracking.spool import Record
 from mim_ray.tracking.system import System
@@ -111,6 +112,7 @@ class Reporter:
         )
         with tempfile.TemporaryDirectory() as aside:
             models.save_encoder(model, card, Path(aside))
+            package(Path(aside), model.online.encoder.width, run.data.crop.size[0])
             for path in sorted(Path(aside).iterdir()):
                 self.journal.file(path, "encoder")
         self._file(JOB, "model", lambda path: path.write_text(job.as_json()))
