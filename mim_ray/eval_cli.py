@@ -1,4 +1,4 @@
-"""The commands that judge models: `eval`."""
+"""The commands that use a model: `eval`, `embed`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +13,7 @@ from mim_ray.output import print_json, print_table
 
 def add_eval_commands(app: typer.Typer) -> None:
     app.command("eval")(eval_command)
+    app.command("embed")(embed_command)
 
 
 def eval_command(
@@ -46,3 +47,23 @@ def eval_command(
         for name, value in result["metrics"].items()
     ]
     print_table((), [("run", result["run_id"] or result["names"][0]), ("protocol", protocol), *rows])
+
+
+def embed_command(
+    model: Annotated[str, typer.Argument(help="As for eval.")],
+    pictures: Annotated[str, typer.Argument(help="A beton, a sample: set, or a folder of pictures.")],
+    out: Annotated[Path, typer.Argument(help="A new parquet file.")],
+    overrides: Overrides = None,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster; by default RAY_ADDRESS, or one here.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The feature of every picture, with its name and labels; the same command goes on after a stop."""
+    from mim_ray.embed import embed
+
+    result = embed(model, pictures, out, words=dict(parse(overrides or [])), address=address)
+    if as_json:
+        print_json(result)
+    else:
+        print_table((), list(result.items()))

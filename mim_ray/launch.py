@@ -6,7 +6,7 @@ import platform
 import secrets
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib.metadata import version
@@ -30,8 +30,10 @@ from mim_ray.training.asked import asking
 from mim_ray.training.job import JOB, Job
 from mim_ray.training.live import Live
 from mim_ray.training.place import Notice, Place
+from mim_ray.training.worker import work
 
 logger = logging.getLogger("mim_ray")
+Task = Callable[[Job, Place], dict[str, Any]]
 PACKAGES = ("torch", "timm", "ffcv", "ray", "mlflow", "numpy")
 """Whose versions a run's tags say."""
 
@@ -59,22 +61,25 @@ def train(
     else:
         job = begun(method, given, track, address)
     run = job.run
-    if run.most_workers == 0:
-        engine: AbstractContextManager[None] = nullcontext()
-        train_there = _here
-    else:
-        from mim_ray.ray_train import connected, on_ray
-
-        engine, train_there = connected(address), on_ray
+    engine, work_there = engine_for(run, address)
     busy = f"{run.name} is being trained by another process: wait for it, or stop it"
     with job.folder.held(busy), _entering(job, tags or {}, new=resume is None) as entering, engine:
-        result = train_there(entering.result())
+        result = work_there(entering.result(), work)
         asked, finished = result.pop("asked"), result.pop("finished", False)
         if asked is not None and not finished:
             logger.info("stopped after a checkpoint: go on with mim-ray train --resume %s", run.name)
             raise SystemExit(128 + asked)
         job = entering.result()
     return {"run_id": job.run_id, "name": run.name, **result, **_registered(job, result)}
+
+
+def engine_for(run: Run, address: str | None) -> tuple[AbstractContextManager[None], Callable[[Job, Task], Any]]:
+    """This process or Ray, and how a job's task is done there."""
+    if run.most_workers == 0:
+        return nullcontext(), _here
+    from mim_ray.ray_train import connected, on_ray
+
+    return connected(address), on_ray
 
 
 def begun(method: str, overrides: Mapping[str, object], track: bool, address: str | None) -> Job:
@@ -145,13 +150,11 @@ def _registered(job: Job, result: Mapping[str, Any]) -> dict[str, str]:
         return {}
 
 
-def _here(job: Job) -> dict[str, Any]:
+def _here(job: Job, task: Task) -> dict[str, Any]:
     """In this process, without Ray."""
-    from mim_ray.training.worker import work
-
     with asking() as asked, Live(job.run.name) as live:
         place = Place(notice=lambda: Notice.STOP if asked else Notice.NONE, tell=live.tell)
-        return work(job, place) | {"asked": asked.by}
+        return task(job, place) | {"asked": asked.by}
 
 
 @contextmanager

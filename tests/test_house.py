@@ -48,10 +48,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "judge": BASEMENT
     | {"data", "encoders", "launch", "methods", "resume", "run", "storage", "subject", "tracking", "weights"},
     "serving": {"models"},
+    "embed": BASEMENT
+    | {"data", "evaluate", "launch", "methods", "resume", "storage", "subject", "training", "transforms", "views"}
+    | {"weights"},
     "model_card": {"run"},
     "exports": BASEMENT | {"encoders", "models", "siamese", "weights"},
     "models_cli": {"config", "errors", "exports", "model_card", "models", "options", "output", "tracking"},
-    "eval_cli": {"config", "errors", "judge", "options", "output"},
+    "eval_cli": {"config", "embed", "errors", "judge", "options", "output"},
     "models": BASEMENT
     | {"evaluate", "methods", "model_card", "run", "siamese", "tracking", "transforms", "views"},
     "launch": {"resume"}

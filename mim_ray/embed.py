@@ -1,0 +1,157 @@
+"""`mim-ray embed`: the feature of every picture of a set in one parquet file, made by workers, part by part."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import save
+
+from mim_ray.config import changed
+from mim_ray.data.beton import Beton
+from mim_ray.data.importer import Import, import_set
+from mim_ray.data.loader import Batch, Loader
+from mim_ray.data.sources import open_source
+from mim_ray.errors import Mistake
+from mim_ray.evaluate.features import evaluating, pooled
+from mim_ray.launch import engine_for
+from mim_ray.methods import recipe, resolved
+from mim_ray.resume import absolute
+from mim_ray.storage import Folder
+from mim_ray.subject import encoder_words, subject
+from mim_ray.training.job import JOB, Job
+from mim_ray.training.place import Notice, Place
+from mim_ray.training.schedule import planned
+from mim_ray.training.step import Stepper
+from mim_ray.transforms.crop import CenterCrop
+from mim_ray.views import View
+from mim_ray.weights.names import from_others
+
+PICTURES = 1024
+"""Of a part."""
+
+START = "start.safetensors"
+
+
+def embed(
+    model: str, pictures: str, out: Path, *, words: dict[str, object] | None = None, address: str | None = None
+) -> dict[str, Any]:
+    """Parts that are there are not made again, so a run that was stopped goes on; the file appears whole."""
+    if out.exists():
+        raise Mistake(f"{out} exists: name a new file")
+    if not out.absolute().parent.is_dir():
+        raise Mistake(f"{out}: there is no folder {out.absolute().parent}")
+    parts = out.absolute().with_name(f".{out.name}.parts")
+    given = subject(model)
+    beton = absolute(_beton_of(pictures, parts))
+    fixed = {**encoder_words(given.run), "data.crop.size": given.run.data.crop.size, "eval.pool": given.run.pool}
+    place = {"name": "parts", "storage": str(parts), "data.train": beton}
+    run = resolved("knn", {**fixed, **place, **(words or {})})
+    if given.weights is not None:
+        start = Folder(str(parts / run.name))
+        ours = {name: weight.contiguous() for name, weight in from_others(given.weights).items()}
+        start.write(START, save(ours))
+        run = resolved("knn", {**fixed, **place, **(words or {}), "start": f"{start.url}/{START}"})
+    job = Job("knn", changed(recipe("knn"), run))
+    _refuse_parts_of_another(job)
+    engine, work_there = engine_for(run, address)
+    with engine:
+        asked = work_there(job, embed_parts)["asked"]
+    if asked is not None:
+        print(f"stopped: the same command goes on from {parts}", file=sys.stderr)
+        raise SystemExit(128 + asked)
+    count = _joined(job.folder, out)
+    shutil.rmtree(parts)
+    return {"path": str(out), "samples": count, "model": model}
+
+
+def embed_parts(job: Job, place: Place) -> dict[str, Any]:
+    """What each worker does: the parts that are its own and not there yet."""
+    run = job.run
+    loader = Loader(
+        str(run.data.train), batch=PICTURES, crop=CenterCrop(size=run.looked_at, share=run.eval.share),
+        shuffle=False, keep_tail=True, device=place.device, backend=run.data.backend, ahead=1,
+    )  # fmt: skip
+    stepper = Stepper(run, Place(device=place.device), planned(run, 1), pieces=1)
+    steps = loader.steps_per_epoch
+    mine = range(steps * place.rank // place.world, steps * (place.rank + 1) // place.world)
+    missing = [step for step in mine if not job.folder.has(part_name(step))]
+    with evaluating(stepper.model), torch.no_grad(), stepper.precision():
+        for first, stop in _stretches(missing):
+            for batch in loader.batches(first, stop):
+                tokens = stepper.model.online.encoder(View(stepper.model.normalise(batch.crops[0]), None))
+                table = _table(loader.beton, batch, pooled(tokens, run.pool).float().cpu())
+                job.folder.write(part_name(batch.step), _as_bytes(table))
+                place.tell({"step": batch.step - mine.start + 1, "steps": len(mine)})
+                if place.world == 1 and place.notice() == Notice.STOP:
+                    return {}
+    return {}
+
+
+def part_name(step: int) -> str:
+    return f"part-{step:06}.parquet"
+
+
+def _beton_of(pictures: str, parts: Path) -> str:
+    """Itself, or a folder of pictures imported, in its order."""
+    if not Path(pictures).is_dir():
+        return pictures
+    parts.mkdir(exist_ok=True)
+    beton = parts / "pictures.beton"
+    if not beton.exists():
+        import_set(open_source(pictures), beton, Import())
+    return str(beton)
+
+
+def _refuse_parts_of_another(job: Job) -> None:
+    if job.folder.has(JOB) and job.folder.read(JOB) != job.as_json().encode():
+        raise Mistake(f"{job.folder.url} has parts of another model or set: remove it, or name another file")
+    job.folder.write(JOB, job.as_json().encode())
+
+
+def _stretches(steps: list[int]) -> Iterator[tuple[int, int]]:
+    """Runs of neighbours, as (first, one past the last)."""
+    first = 0
+    for at in range(1, len(steps) + 1):
+        if at == len(steps) or steps[at] != steps[at - 1] + 1:
+            yield steps[first], steps[at - 1] + 1
+            first = at
+
+
+def _table(beton: Beton, batch: Batch, features: torch.Tensor) -> pa.Table:
+    samples, names = batch.samples.cpu().numpy(), beton.proof.names if beton.proof else None
+    columns = {
+        "sample": pa.array(samples),
+        "name": pa.array([names[sample] if names else "" for sample in samples]),
+        **{label: pa.array(values[samples]) for label, values in beton.labels.items()},
+        "feature": pa.FixedSizeListArray.from_arrays(pa.array(features.numpy().reshape(-1)), features.shape[1]),
+    }
+    return pa.table(columns)
+
+
+def _as_bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _joined(folder: Folder, out: Path) -> int:
+    """The parts in their order, as one file that appears whole."""
+    names = sorted(name for name in folder.names() if name.startswith("part-"))
+    aside, count = out.with_name(f".{out.name}.part"), 0
+    writer: Any = None
+    try:
+        for name in names:
+            table = pq.read_table(pa.BufferReader(folder.read(name)))
+            writer = writer or pq.ParquetWriter(aside, table.schema)
+            writer.write_table(table)
+            count += len(table)
+    finally:
+        if writer is not None:
+            writer.close()
+    aside.replace(out)
+    return count
