@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mim_ray.tracking.server import IMPORTING
+
 LOADER = "mim_ray.serving"
 
 
 def package(folder: Path, width: int, side: int) -> None:
     """Adds the files that MLflow reads: what goes in and comes out, by what it is loaded, an example."""
-    with warnings.catch_warnings():
+    with IMPORTING, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of MLflow about itself
         from mlflow.models import Model, ModelSignature
         from mlflow.types import ColSpec, Schema, TensorSpec

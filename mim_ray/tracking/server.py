@@ -1,6 +1,7 @@
 """The door to MLflow: how it is reached, and its troubles in words. MLflow is imported when first needed."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -22,6 +23,8 @@ QUIET_AND_SOON = {
 PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS}
 """What a server says that would do what was asked at another time."""
 LONGEST_REASON = 200
+IMPORTING = threading.Lock()
+"""Of MLflow: two threads that import parts of it at once find it half made."""
 
 
 def connected(uri: str) -> "MlflowClient":
@@ -29,7 +32,8 @@ def connected(uri: str) -> "MlflowClient":
     for name, value in QUIET_AND_SOON.items():
         os.environ.setdefault(name, value)
     try:
-        from mlflow import MlflowClient
+        with IMPORTING:
+            from mlflow import MlflowClient
     except ImportError:
         raise Failure("MLflow is not installed: make setup, or pip install 'mim_ray[mlflow]'") from None
     return MlflowClient(uri)

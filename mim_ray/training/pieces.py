@@ -72,7 +72,7 @@ def check_pieces(run: Run, pieces: int, workers: int) -> None:
     if run.method.shared.mixes and any(count % 2 for count in counts):
         even = 2 * workers * pieces
         raise Mistake(
-            f"batch={run.batch} makes an odd piece of {workers * pieces}, and cutmix and mixup mix pairs: "
+            f"batch={run.batch} makes an odd piece of {workers * pieces}, and pictures are mixed in pairs: "
             f"expected batch={-(-run.batch // even) * even}"
         )
     if pieces > 1 and run.micro is None and normalises_batches(run):

@@ -57,7 +57,7 @@ def test_memory_for_not_even_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         (
             "mae",
             {"method.shared.cutmix": "on", "batch": 36},
-            "makes an odd piece of 4, and cutmix mixes pairs: expected batch=40",
+            "makes an odd piece of 4, and pictures are mixed in pairs: expected batch=40",
         ),
     ],
 )
