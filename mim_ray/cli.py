@@ -17,7 +17,7 @@ from mim_ray.data_cli import add_data_commands
 from mim_ray.errors import Failure, Mistake, nearest
 from mim_ray.eval_cli import add_eval_commands
 from mim_ray.models_cli import add_models_commands
-from mim_ray.options import Json, Overrides, Track, sentence
+from mim_ray.options import Address, Json, Overrides, Track, sentence
 from mim_ray.output import cost_lines, keep, print_command, print_json, print_table
 from mim_ray.tracking.results import in_use
 
@@ -151,9 +151,7 @@ def train(
     method: Annotated[str | None, typer.Argument(help="As `mim-ray list` names them.")] = None,
     overrides: Overrides = None,
     resume: Annotated[str | None, typer.Option(help="Go on with this run (its name, or its MLflow id).")] = None,
-    address: Annotated[
-        str | None, typer.Option(help="A Ray cluster; by default RAY_ADDRESS, or one here.")
-    ] = None,
+    address: Address = None,
     track: Track = True,
     as_json: Json = False,
 ) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from mim_ray.config import parse
 from mim_ray.errors import Mistake
-from mim_ray.options import Json, Overrides, Track
+from mim_ray.options import Address, Json, Overrides, Track
 from mim_ray.output import print_json, print_table
 
 
@@ -23,9 +23,7 @@ def eval_command(
         typer.Argument(help="A run, name@alias, name/version, a checkpoint, a timm name or random:WORD."),
     ],
     overrides: Overrides = None,
-    address: Annotated[
-        str | None, typer.Option(help="A Ray cluster; by default RAY_ADDRESS, or one here.")
-    ] = None,
+    address: Address = None,
     track: Track = True,
     as_json: Json = False,
 ) -> None:
@@ -54,9 +52,7 @@ def embed_command(
     pictures: Annotated[str, typer.Argument(help="A beton, a sample: set, or a folder of pictures.")],
     out: Annotated[Path, typer.Argument(help="A new parquet file.")],
     overrides: Overrides = None,
-    address: Annotated[
-        str | None, typer.Option(help="A Ray cluster; by default RAY_ADDRESS, or one here.")
-    ] = None,
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """The feature of every picture, with its name and labels; the same command goes on after a stop."""

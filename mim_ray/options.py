@@ -8,6 +8,7 @@ from mim_ray.config import parse
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Track = Annotated[bool, typer.Option(help="Also log to MLflow.")]
+Address = Annotated[str | None, typer.Option(help="A Ray cluster; by default RAY_ADDRESS, or one here.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="path=value …")]
 
 

@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "siamese": BASEMENT | {"views", "world", "transforms", "encoders", "measures", "grammar"},
     "run": BASEMENT | {"encoders", "transforms", "siamese"},
     "methods": BASEMENT | {"transforms", "encoders", "measures", "siamese", "run"},
-    "weights": BASEMENT | {"blocks", "transforms", "encoders", "measures", "siamese", "storage"},
+    "weights": BASEMENT | {"blocks", "transforms", "encoders", "measures", "siamese", "storage", "views"},
     "cost": {"blocks", "encoders", "measures", "run", "siamese", "transforms"},
     "step_bench": {"bench", "blocks", "cost", "methods", "training", "views"},
     "data": BASEMENT | {"transforms", "bench"},

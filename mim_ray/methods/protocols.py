@@ -99,16 +99,16 @@ def linear() -> Run:
 
 def linear_r50() -> Run:
     """A linear classifier on a frozen ResNet, by SGD."""
-    return Run(
-        epochs=100,
-        batch=256,
-        method=Method(t1=T(), t2=T(), encoder=CNN(), target=Labels(), measure=Probe(rates=(1.0,)), frozen=True),
-        data=WHOLE,
-        optim=Optim(algorithm="sgd", blr=30.0, weight_decay=0.0),
-        schedule=Schedule(warmup_epochs=0),
-        checkpoint=BY_LABELS,
-        eval=ALL,
-    )
+    changes = {
+        "epochs": 100,
+        "batch": 256,
+        "method.encoder": CNN(),
+        "method.measure": Probe(rates=(1.0,)),
+        "optim.algorithm": "sgd",
+        "optim.blr": 30.0,
+        "schedule.warmup_epochs": 0,
+    }
+    return resolve(linear(), changes)
 
 
 def knn() -> Run:

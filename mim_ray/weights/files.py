@@ -20,6 +20,7 @@ from mim_ray.measures.reconstruct import Reconstruct
 from mim_ray.measures.relax import Relax
 from mim_ray.siamese import Siamese
 from mim_ray.transforms.mask import RandomMask
+from mim_ray.views import Grid
 from mim_ray.weights.fitting import fitted
 from mim_ray.weights.names import State, from_others, is_ours, to_hf, to_timm
 
@@ -157,18 +158,11 @@ def save_vitmae(model: Siamese, folder: Path | str) -> None:
     if not (alike and isinstance(measure, Reconstruct | Relax) and isinstance(measure.head, Decoder)):
         raise Mistake("ViTMAE is a ViT on square pictures that drops hidden patches, with a decoder: this is not")
     assert isinstance(spec, ViT)
-    shape, grid, decoder = SHAPES[spec.size], model.online.encoder.grid, measure.head
+    decoder, grid = measure.head, model.online.encoder.grid
     config = {
         "architectures": ["ViTMAEForPreTraining"],
         "model_type": "vit_mae",
-        "hidden_size": shape.width,
-        "num_hidden_layers": shape.depth,
-        "num_attention_heads": shape.heads,
-        "intermediate_size": 4 * shape.width,
-        "layer_norm_eps": 1e-6,
-        "image_size": grid.rows * grid.patch,
-        "patch_size": grid.patch,
-        "num_channels": spec.channels,
+        **_hf_sizes(spec, grid),
         "decoder_hidden_size": decoder.width,
         "decoder_num_hidden_layers": decoder.depth,
         "decoder_num_attention_heads": decoder.heads,
@@ -186,10 +180,17 @@ def save_vit(model: Siamese, folder: Path) -> None:
     spec, grid = model.method.encoder, model.online.encoder.grid
     if not isinstance(spec, ViT) or not grid.is_square or spec.depth is not None or not spec.norm:
         raise Mistake("ViTModel is a whole ViT on square pictures: this is not")
+    config = {"architectures": ["ViTModel"], "model_type": "vit", **_hf_sizes(spec, grid)}
+    state = to_hf(model.state_dict(), grid.patch)
+    encoder = {name.removeprefix("vit."): weight for name, weight in state.items() if name.startswith("vit.")}
+    encoder.pop("embeddings.mask_token", None)
+    _save(encoder, folder / "model.safetensors", {"format": "pt"})
+    _write_config(config, folder)
+
+
+def _hf_sizes(spec: ViT, grid: Grid) -> dict[str, Any]:
     shape = SHAPES[spec.size]
-    config = {
-        "architectures": ["ViTModel"],
-        "model_type": "vit",
+    return {
         "hidden_size": shape.width,
         "num_hidden_layers": shape.depth,
         "num_attention_heads": shape.heads,
@@ -199,11 +200,6 @@ def save_vit(model: Siamese, folder: Path) -> None:
         "patch_size": grid.patch,
         "num_channels": spec.channels,
     }
-    state = to_hf(model.state_dict(), grid.patch)
-    encoder = {name.removeprefix("vit."): weight for name, weight in state.items() if name.startswith("vit.")}
-    encoder.pop("embeddings.mask_token", None)
-    _save(encoder, folder / "model.safetensors", {"format": "pt"})
-    _write_config(config, folder)
 
 
 def _write_config(config: Mapping[str, Any], folder: Path) -> None:
