@@ -50,14 +50,14 @@ def check_example(model: Pretrained, folder: Path) -> None:
     example = load_file(folder / models.EXAMPLE)
     with torch.no_grad():
         apart = difference(model(example["pictures"]), example["features"])
-    if apart > CLOSE:
+    if not apart <= CLOSE:
         raise Failure(f"{folder}: the model makes other features than when it was stored ({apart:.2g} apart)")
 
 
 @torch.no_grad()
 def check_same(model: Pretrained, exported: Callable[[Tensor], Tensor], pictures: Tensor, form: str) -> None:
     apart = difference(exported(model.normalise(pictures)), model.forward_features(pictures))
-    if apart > CLOSE:
+    if not apart <= CLOSE:
         raise Failure(f"format={form}: the exported model differs from the source ({apart:.2g} apart)")
 
 

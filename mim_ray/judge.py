@@ -9,6 +9,7 @@ from typing import Any
 
 from safetensors.torch import save
 
+from mim_ray.config import flatten
 from mim_ray.data.beton import Beton
 from mim_ray.data.place import local_beton
 from mim_ray.encoders.cnn import CNN
@@ -21,6 +22,7 @@ from mim_ray.run import Run
 from mim_ray.storage import Folder
 from mim_ray.subject import Subject, encoder_words, subject
 from mim_ray.tracking.run import add_results, create_run, end_run, resolved_uri
+from mim_ray.training.job import JOB
 from mim_ray.weights.names import from_others
 
 START = "start.safetensors"
@@ -61,13 +63,18 @@ def evaluate(
         found = [_trained(method, words | {"name": name}, judged, tags, address, track)]
         return _result(protocol, found[0]["run_id"], found)
     first = run.seed
-    summary = create_run(uri, run.tracking.experiment, name, {}, tags) if track else None
+    summary = create_run(uri, run.tracking.experiment, name, flatten(run), tags) if track else None
     if summary is not None:
         tags["mlflow.parentRunId"] = summary
     found = []
-    for seed in range(first, first + seeds):
-        named = {"name": f"{name}-seed{seed}", "seed": seed}
-        found.append(_trained(method, words | named, judged, tags, address, track))
+    try:
+        for seed in range(first, first + seeds):
+            named = {"name": f"{name}-seed{seed}", "seed": seed}
+            found.append(_trained(method, words | named, judged, tags, address, track))
+    except BaseException:
+        if summary is not None:
+            end_run(uri, summary, "FAILED")
+        raise
     result = _result(protocol, summary, found)
     if summary is not None:
         spread = {f"{metric}_std": value for metric, value in result["std"].items()}
@@ -99,7 +106,8 @@ def _sentence(protocol: str, judged: Subject, given: Mapping[str, object]) -> tu
     if few and not any(path.startswith("data.few.") for path in given):
         words["data.few.fraction"] = 0.01
     if isinstance(default.method.target, Labels) and "data.train" in given:
-        words["method.measure.classes"] = classes_of(str(given["data.train"]))
+        sets = [str(given[path]) for path in ("data.train", "data.val") if given.get(path, "none") != "none"]
+        words["method.measure.classes"] = max(map(classes_of, sets))
     pool = {"pool": "eval.pool" if method == "knn" else "method.measure.pool"}
     return method, words | {pool.get(path, path): value for path, value in given.items()}
 
@@ -118,7 +126,7 @@ def beton_of(path: str) -> Beton:
 def classes_of(path: str) -> int:
     labels = beton_of(path).labels
     if not labels:
-        raise Mistake(f"data.train={path}: it has no labels to learn from: expected a labelled set")
+        raise Mistake(f"{path} has no labels to learn from: expected a labelled set")
     return max(2, int(next(iter(labels.values())).max()) + 1)
 
 
@@ -132,8 +140,8 @@ def _trained(
 ) -> dict[str, Any]:
     """The weights go into the run's own folder, so that it can go on wherever that is."""
     run = resolved(method, words)
-    if judged.weights is not None:
-        folder = Folder(absolute(run.storage)).below(run.name)
+    folder = Folder(absolute(run.storage)).below(run.name)
+    if judged.weights is not None and not folder.has(JOB):  # a name that is taken is refused by what follows
         folder.write(
             START, save({name: weight.contiguous() for name, weight in from_others(judged.weights).items()})
         )

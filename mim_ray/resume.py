@@ -33,7 +33,7 @@ FREE = (
 PLACES = ("storage", "tracking.uri")
 """Where a run is looked for."""
 
-BOUND = ("data.train", "data.crop", "data.samples_per_epoch", "data.backend")
+BOUND = ("data.train", "data.few", "data.crop", "data.samples_per_epoch", "data.backend")
 """… but for these."""
 
 

@@ -47,7 +47,7 @@ def subject(where: str, weights: Path | None = None, uri: str | None = None) -> 
         return _of_folder(Path(where))
     if (known := timm_models.encoder_of(where)) is not None:
         state = timm_models.published_weights(where) if weights is None else read_weights(weights)
-        return Subject(where, _of_timm(*known), state, None)
+        return Subject(where, _of_timm(where, *known), state, None)
     with tempfile.TemporaryDirectory() as folder:
         return _of_folder(fetched(where, Path(folder), uri))
 
@@ -86,8 +86,10 @@ def _of_folder(folder: Path) -> Subject:
     )
 
 
-def _of_timm(encoder: Encoder, side: int | None) -> Run:
+def _of_timm(name: str, encoder: Encoder, side: int | None) -> Run:
     words: dict[str, object] = {"method.encoder": encoder}
+    if (colours := timm_models.colours_of(name)) is not None:
+        words |= {"method.mean": colours[0], "method.std": colours[1]}
     if side is not None:
         words["data.crop.size"] = (side, side)
     return resolve(recipe("supervised"), words)

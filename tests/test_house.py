@@ -46,7 +46,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"blocks", "data", "encoders", "measures", "run", "siamese", "transforms", "views", "world"},
     "subject": BASEMENT | {"encoders", "methods", "models", "run", "tracking", "weights"},
     "judge": BASEMENT
-    | {"data", "encoders", "launch", "methods", "resume", "run", "storage", "subject", "tracking", "weights"},
+    | {"data", "encoders", "launch", "methods", "resume", "run", "storage", "subject", "tracking", "training"}
+    | {"weights"},
     "serving": {"models"},
     "embed": BASEMENT
     | {"data", "evaluate", "launch", "methods", "resume", "storage", "subject", "training", "transforms", "views"}

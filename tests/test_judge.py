@@ -109,7 +109,7 @@ def test_few_labels_are_as_many_of_every_class() -> None:
         ("linear", "vit_small_patch16_224.dinov9", {}, "no model 'vit_small"),
         ("knn", "nowhere", {}, "no model 'nowhere'"),
         ("linear", "random:micro", {"layer": 9}, "depth=9: a micro ViT has 6 blocks"),
-        ("linear", "random:micro", {"data.train": "sample:photos"}, "it has no labels to learn from"),
+        ("linear", "random:micro", {"data.train": "sample:photos"}, "has no labels to learn from"),
     ],
 )
 def test_what_cannot_be_judged_is_refused_in_words(

@@ -148,6 +148,8 @@ def test_scores_are_compared_with_what_they_depend_on(uri: str, capsys: pytest.C
         ("one", 0.3, ""),
         ("other", 0.4, "data is abc and other"),
     ]
+    going_on = {"mlflow.parentRunId": one, "mim_ray.protocol": "linear"}
+    run_of(uri, "begun", {"eval/top1": 0.1}, "RUNNING", tags=going_on)
     assert cli.run(["models", "compare", "one", "--metric", "eval/top1", "--json", "--no-track"]) == 0
     assert json.loads(capsys.readouterr().out)["models"][0]["eval/top1"] == 0.7
     assert cli.run(["models", "compare", "one", "--metric", "eval/knn_topp1", "--no-track"]) == 2

@@ -29,6 +29,12 @@ def encoder_of(name: str) -> tuple[Encoder, int | None] | None:
     return CNN(name=plain), None
 
 
+def colours_of(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and deviation that its published weights are for, where timm has some."""
+    known = timm.get_pretrained_cfg(name)
+    return None if known is None else (tuple(known.mean), tuple(known.std))
+
+
 def published_weights(name: str) -> dict[str, Tensor]:
     """As timm fetches them."""
     try:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mim_ray import world
+from mim_ray.blocks import single_precision
 
 QUERIES_AT_ONCE = 1024
 
@@ -38,13 +39,15 @@ def knn(
     right = torch.zeros(len(votes_of), 2, dtype=torch.float64)
     mine = torch.arange(world.rank(), len(queries), world.size())
     for rows in mine.split(QUERIES_AT_ONCE):
-        likeness = queries[rows] @ bank.T
+        with single_precision(queries):
+            likeness = queries[rows] @ bank.T
         if leave_one_out:
             likeness[torch.arange(len(rows)), rows] = -torch.inf
         nearest, which = likeness.topk(min(max(neighbours), len(bank) - leave_one_out))
         for number, (count, temperature) in enumerate(votes_of):
             votes = nearest.new_zeros(len(rows), classes)
-            votes.scatter_add_(1, labels[which[:, :count]], (nearest[:, :count] / temperature).exp())
+            weight = ((nearest[:, :count] - nearest[:, :1]) / temperature).exp()  # of the nearest: 1
+            votes.scatter_add_(1, labels[which[:, :count]], weight)
             ranked = votes.topk(min(5, classes)).indices == wanted[rows, None]
             right[number] += torch.stack([ranked[:, 0].sum(), ranked.sum()])
     shares = sum(world.gathered_objects(right)) / len(queries)

@@ -20,7 +20,8 @@ TAGS = {
 """Words for what runs are told apart by; any other is a setting's path."""
 
 MEASURED_BY = (
-    "data.val", "eval.most", "eval.share", "eval.size", "eval.pool", "eval.neighbours", "eval.temperature",
+    "data.val", "data.few.per_class", "data.few.fraction", "eval.most", "eval.share", "eval.size", "eval.pool",
+    "eval.neighbours", "eval.temperature",
 )  # fmt: skip
 """Settings that a score depends on beside the model."""
 
@@ -51,7 +52,7 @@ def ranking(uri: str, metric: str, where: Mapping[str, str]) -> Ranking:
     by_id = {run.info.run_id: run for run in runs}
     evaluations: dict[str, list[Any]] = {}
     for run in runs:  # newest first
-        if run.data.tags.get(PARENT) in by_id and "mim_ray.protocol" in run.data.tags:
+        if run.data.tags.get(PARENT) in by_id and _is_a_finished_evaluation(run):
             evaluations.setdefault(run.data.tags[PARENT], []).append(run)
     wanted = [run for run in runs if "mim_ray.method" in run.data.tags and _answers(run, where)]
     if "protocol" not in where:
@@ -72,7 +73,8 @@ def score(uri: str, run_id: str, metric: str) -> Candidate:
     with needed(uri):
         client = connected(uri)
         run = client.get_run(run_id)
-        children = [one for one in all_runs(client) if one.data.tags.get(PARENT) == run_id]
+        runs = all_runs(client)
+        children = [one for one in runs if one.data.tags.get(PARENT) == run_id and _is_a_finished_evaluation(one)]
     reason, candidate = _judged(run, children, metric)
     if candidate is None:
         raise Mistake(f"{run.info.run_name} {reason}{nearest(metric, run.data.metrics)}")
@@ -106,6 +108,11 @@ def all_runs(client: "MlflowClient") -> list[Any]:
         token = page.token
         if not token:
             return runs
+
+
+def _is_a_finished_evaluation(run: Any) -> bool:
+    """One that goes on has scores of its beginning."""
+    return "mim_ray.protocol" in run.data.tags and run.info.status == "FINISHED"
 
 
 def _answers(run: Any, where: Mapping[str, str]) -> bool:

@@ -1,5 +1,6 @@
 """T: from normalised pixels to what an encoder is shown."""
 
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -65,11 +66,12 @@ class Shared(Spec):
         return self.cutmix is not None or self.mixup is not None
 
     def augmented(self, crop: Tensor, position: Tensor, normalise: Normalise, seed: int, view: int) -> Tensor:
-        """Bytes, or fractions of them."""
-        if self.augment:
-            crop = self.augment(crop, keys(Purpose.AUGMENT, seed, view, position))
-        if self.erase:
-            crop = self.erase(crop, keys(Purpose.ERASE, seed, view, position), normalise)
+        """Bytes, or fractions of them; in single precision, for places in a picture need all of it."""
+        with torch.autocast(crop.device.type, enabled=False) if not crop.is_meta else nullcontext():
+            if self.augment:
+                crop = self.augment(crop, keys(Purpose.AUGMENT, seed, view, position))
+            if self.erase:
+                crop = self.erase(crop, keys(Purpose.ERASE, seed, view, position), normalise)
         return crop
 
     def mixed(self, crops: tuple[Tensor, ...], position: Tensor, seed: int) -> Mixed | None:

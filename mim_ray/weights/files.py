@@ -133,6 +133,8 @@ def timm_model(spec: ViT | CNN, encoder: EncoderModule) -> Timm:
         name, settings = OURS.get(spec.name, (spec.name, {}))
         return Timm(name, {**settings, "in_chans": spec.channels, "num_classes": 0})
     assert isinstance(encoder, VisionTransformer)
+    if spec.depth is not None or not spec.norm:
+        raise Mistake("method.encoder: timm has no ViT without its last blocks or norm: expected a whole one")
     shape, grid = SHAPES[spec.size], encoder.grid
     size = "tiny" if spec.size == "micro" else spec.size
     return Timm(

@@ -103,3 +103,13 @@ def test_features_that_collapse_are_told(beton: Path) -> None:
 def test_spread_is_one_where_features_point_everywhere() -> None:
     assert spread_of(F.normalize(torch.randn(5000, 64), dim=1)) == pytest.approx(1, abs=0.02)
     assert spread_of(torch.ones(10, 64) / 8) == 0
+
+
+def test_votes_at_a_small_temperature_stay_finite() -> None:
+    """The nearest alone decides then."""
+    torch.manual_seed(0)
+    bank = F.normalize(torch.randn(200, 16), dim=1)
+    labels = torch.randint(0, 5, (200,))
+    sharp, nearest = ((count, 1e-3) for count in (20, 1))
+    scores = knn(bank, labels, bank, labels, neighbours=(20, 1), temperatures=(1e-3,), leave_one_out=True)
+    assert scores[sharp].top1 == pytest.approx(scores[nearest].top1, abs=0.03)

@@ -10,8 +10,11 @@ from timm.data import auto_augment
 from torch import Tensor
 
 from mim_ray.draws import Purpose
+from mim_ray.transforms.erase import Erase
 from mim_ray.transforms.keyed import keys
+from mim_ray.transforms.pixels import Normalise
 from mim_ray.transforms.randaugment import MOVES, Op, RandAugment, applied
+from mim_ray.transforms.view import Shared
 
 LEVELS = (0.0, 0.3, 0.5, 0.9, 1.0)
 THEIRS = {
@@ -114,3 +117,11 @@ def test_operations_are_drawn_alike_and_half_the_time(monkeypatch: pytest.Monkey
         assert level.min() > 0.6  # six deviations
         assert sign.mean().abs() < 0.03
     assert not torch.equal(drawn[0][0], drawn[1][0])
+
+
+def test_half_precision_of_a_step_does_not_reach_it() -> None:
+    x, position = pictures().repeat(4, 1, 1, 1), torch.arange(24)
+    shared = Shared(augment=RandAugment(), erase=Erase())
+    plain = shared.augmented(x, position, Normalise(), 0, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(shared.augmented(x, position, Normalise(), 0, 0), plain)
