@@ -1,5 +1,6 @@
 """`mim-ray embed`: the feature of every picture of a set in one parquet file, made by workers, part by part."""
 
+import hashlib
 import shutil
 import sys
 from collections.abc import Iterator
@@ -34,8 +35,6 @@ from mim_ray.weights.names import from_others
 PICTURES = 1024
 """Of a part."""
 
-START = "start.safetensors"
-
 
 def embed(
     model: str, pictures: str, out: Path, *, words: dict[str, object] | None = None, address: str | None = None
@@ -51,13 +50,17 @@ def embed(
     fixed = {**encoder_words(given.run), "data.crop.size": given.run.data.crop.size, "eval.pool": given.run.pool}
     place = {"name": "parts", "storage": str(parts), "data.train": beton}
     run = resolved("knn", {**fixed, **place, **(words or {})})
+    content, start = b"", ""
     if given.weights is not None:
-        start = Folder(str(parts / run.name))
-        ours = {name: weight.contiguous() for name, weight in from_others(given.weights).items()}
-        start.write(START, save(ours))
-        run = resolved("knn", {**fixed, **place, **(words or {}), "start": f"{start.url}/{START}"})
+        content = save({name: weight.contiguous() for name, weight in from_others(given.weights).items()})
+        start = (
+            f"start-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"  # so that the job names the weights
+        )
+        run = resolved("knn", {**fixed, **place, **(words or {}), "start": str(parts / run.name / start)})
     job = Job("knn", changed(recipe("knn"), run))
     _refuse_parts_of_another(job)
+    if content:
+        job.folder.write(start, content)
     engine, work_there = engine_for(run, address)
     with engine:
         asked = work_there(job, embed_parts)["asked"]

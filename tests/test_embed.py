@@ -14,6 +14,7 @@ from mim_ray.data.beton import Beton
 from mim_ray.data.place import local_beton
 from mim_ray.errors import Mistake
 from mim_ray.evaluate.features import features_of, few_pictures
+from mim_ray.models import Card, save_encoder
 from mim_ray.subject import subject
 from mim_ray.training.job import Job
 from mim_ray.training.place import Place
@@ -82,12 +83,18 @@ def test_what_was_stopped_goes_on_with_the_parts_it_has(monkeypatch: pytest.Monk
             raise KeyboardInterrupt
         return table(beton, batch, found)
 
+    run = subject(MODEL).run
+    model = run.method.build((32, 32), 1)
+    card = Card(method="mae", overrides={"encoder": "micro"}, steps=1, dataset="x", metrics={}, mim_ray="0")
+    save_encoder(model, card, Path("mine"))
     monkeypatch.setattr(embed, "_table", failing)
     with pytest.raises(KeyboardInterrupt):
         embed.embed(MODEL, SET, Path("out.parquet"), words=HERE)
     assert not Path("out.parquet").exists()
     with pytest.raises(Mistake, match="has parts of another model or set"):
         embed.embed(MODEL, "sample:shapes:n=40", Path("out.parquet"), words=HERE)
+    with pytest.raises(Mistake, match="has parts of another model or set"):
+        embed.embed("mine", SET, Path("out.parquet"), words=HERE)
     embed.embed(MODEL, SET, Path("out.parquet"), words=HERE)
     assert made == [0, 1, 2, 3, 3, 4]
     torch.testing.assert_close(features("out.parquet"), wanted(), rtol=1e-4, atol=1e-5)
