@@ -30,10 +30,9 @@ from mim_ray.training.asked import asking
 from mim_ray.training.job import JOB, Job
 from mim_ray.training.live import Live
 from mim_ray.training.place import Notice, Place
-from mim_ray.training.worker import work
+from mim_ray.training.worker import Task, work
 
 logger = logging.getLogger("mim_ray")
-Task = Callable[[Job, Place], dict[str, Any]]
 PACKAGES = ("torch", "timm", "ffcv", "ray", "mlflow", "numpy")
 """Whose versions a run's tags say."""
 

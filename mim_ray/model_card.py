@@ -1,36 +1,36 @@
-"""A model's card as a person reads it."""
+"""What a model is told to be, for programs and for people."""
 
 import shlex
-from collections.abc import Mapping
-from typing import Protocol
 
+from pydantic import Field
+
+from mim_ray.config import Spec
+from mim_ray.methods import resolved
 from mim_ray.run import Run
 
 
-class Told(Protocol):
-    """What is told of a model."""
+class Card(Spec):
+    """What an encoder is and where it comes from."""
+
+    method: str
+    overrides: dict[str, str]
+    steps: int
+    dataset: str
+    run_id: str | None = None
+    metrics: dict[str, float]
+    mim_ray: str
+    dataset_checksum: str | None = None
+    commit: str | None = None
+    weights_sha256: str | None = Field(None, description="of the file beside it")
 
     @property
-    def method(self) -> str: ...
-    @property
-    def overrides(self) -> Mapping[str, str]: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def dataset(self) -> str: ...
-    @property
-    def dataset_checksum(self) -> str | None: ...
-    @property
-    def run_id(self) -> str | None: ...
-    @property
-    def metrics(self) -> Mapping[str, float]: ...
-    @property
-    def mim_ray(self) -> str: ...
-    @property
-    def commit(self) -> str | None: ...
+    def run(self) -> Run:
+        return resolved(self.method, self.overrides)
 
 
-def described(card: Told, run: Run) -> str:
+def described(card: Card) -> str:
+    """For a person."""
+    run = card.run
     height, width = run.data.crop.size
     words = (f"{path}={value}" for path, value in card.overrides.items())
     measured = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(card.metrics.items()))

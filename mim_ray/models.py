@@ -9,16 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mim_ray.config import Spec
 from mim_ray.errors import Failure, Mistake
 from mim_ray.evaluate.features import pooled
-from mim_ray.methods import resolved
-from mim_ray.model_card import described
+from mim_ray.model_card import Card, described
 from mim_ray.run import Run
 from mim_ray.siamese import Siamese
 from mim_ray.tracking.registry import fetched
@@ -28,25 +25,6 @@ from mim_ray.views import View
 
 WEIGHTS, CARD, EXAMPLE, README = "encoder.safetensors", "encoder.json", "example.safetensors", "README.md"
 PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib"}
-
-
-class Card(Spec):
-    """What an encoder is and where it comes from."""
-
-    method: str
-    overrides: dict[str, str]
-    steps: int
-    dataset: str
-    run_id: str | None = None
-    metrics: dict[str, float]
-    mim_ray: str
-    dataset_checksum: str | None = None
-    commit: str | None = None
-    weights_sha256: str | None = Field(None, description="of the file beside it")
-
-    @property
-    def run(self) -> Run:
-        return resolved(self.method, self.overrides)
 
 
 class Pretrained(nn.Module):
@@ -89,7 +67,7 @@ def save_encoder(model: Siamese, card: Card, folder: Path) -> None:
     save_file({name: weight.cpu().contiguous() for name, weight in state.items()}, folder / WEIGHTS)
     card = card.model_copy(update={"weights_sha256": checksum_of(folder / WEIGHTS)})
     (folder / CARD).write_text(json.dumps(card.model_dump(mode="json"), indent=1))
-    (folder / README).write_text(described(card, card.run))
+    (folder / README).write_text(described(card))
     pictures = example_of(card.run)
     with torch.no_grad():
         features = _loaded(folder)(pictures)

@@ -94,7 +94,7 @@ def show_command(model: str, uri: Uri = None, as_json: Json = False) -> None:
     if as_json:
         print_json(card.model_dump(mode="json"))
     else:
-        print(described(card, card.run))
+        print(described(card))
 
 
 def compare_command(

@@ -28,10 +28,9 @@ from mim_ray.training.asked import asking
 from mim_ray.training.job import JOB, Job
 from mim_ray.training.live import Live
 from mim_ray.training.place import Notice, Numbers, Place, nothing
-from mim_ray.training.worker import work
+from mim_ray.training.worker import Task, work
 
 logger = logging.getLogger("mim_ray")
-Task = Callable[[Job, Place], dict[str, Any]]
 Answer = TypeVar("Answer")
 LOOK_SECONDS = 1.0
 RESIZE_SECONDS = 60.0

@@ -14,7 +14,8 @@ from mim_ray.data.beton import Beton
 from mim_ray.data.place import local_beton
 from mim_ray.errors import Mistake
 from mim_ray.evaluate.features import features_of, few_pictures
-from mim_ray.models import Card, save_encoder
+from mim_ray.model_card import Card
+from mim_ray.models import save_encoder
 from mim_ray.subject import subject
 from mim_ray.training.job import Job
 from mim_ray.training.place import Place

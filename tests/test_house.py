@@ -36,7 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tracking": BASEMENT,
     "storage": {"errors"},
     "training": BASEMENT
-    | {"cost", "data", "encoders", "evaluate", "measures", "methods", "models", "run", "siamese", "storage"}
+    | {"cost", "data", "encoders", "evaluate", "measures", "methods", "model_card", "models"}
+    | {"run", "siamese", "storage"}
     | {"revision", "tracking", "views", "weights", "world"},
     "board": set(),
     "ray_room": {"errors", "run"},
@@ -52,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "embed": BASEMENT
     | {"data", "evaluate", "launch", "methods", "resume", "storage", "subject", "training", "transforms", "views"}
     | {"weights"},
-    "model_card": {"run"},
+    "model_card": {"config", "methods", "run"},
     "exports": BASEMENT | {"encoders", "models", "siamese", "weights"},
     "models_cli": {"config", "errors", "exports", "model_card", "models", "options", "output", "tracking"},
     "eval_cli": {"config", "embed", "errors", "judge", "options", "output"},

@@ -15,7 +15,8 @@ from mim_ray import cli
 from mim_ray.errors import Failure, Mistake
 from mim_ray.evaluate.features import pooled
 from mim_ray.methods import resolved
-from mim_ray.models import WEIGHTS, Card, checksum_of, load, save_encoder
+from mim_ray.model_card import Card
+from mim_ray.models import WEIGHTS, checksum_of, load, save_encoder
 from mim_ray.views import View
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own

@@ -18,7 +18,8 @@ from mim_ray import cli, models
 from mim_ray.errors import Failure, Mistake
 from mim_ray.exports import FORMATS, pull
 from mim_ray.methods import resolved
-from mim_ray.models import Card, save_encoder
+from mim_ray.model_card import Card
+from mim_ray.models import save_encoder
 from mim_ray.tracking.ranking import ranking
 from mim_ray.tracking.registry import set_champion, version_of, versions
 from tests.tracking.servers import Server

@@ -73,8 +73,8 @@ def score(uri: str, run_id: str, metric: str) -> Candidate:
     with needed(uri):
         client = connected(uri)
         run = client.get_run(run_id)
-        runs = all_runs(client)
-        children = [one for one in runs if one.data.tags.get(PARENT) == run_id and _is_a_finished_evaluation(one)]
+        below = all_runs(client, f"tags.`{PARENT}` = '{run_id}'")
+        children = [one for one in below if _is_a_finished_evaluation(one)]
     reason, candidate = _judged(run, children, metric)
     if candidate is None:
         raise Mistake(f"{run.info.run_name} {reason}{nearest(metric, run.data.metrics)}")
@@ -95,14 +95,14 @@ def is_higher_better(metric: str) -> bool:
     return not metric.startswith("train/")
 
 
-def all_runs(client: "MlflowClient") -> list[Any]:
+def all_runs(client: "MlflowClient", which: str = "") -> list[Any]:
     """Newest first, those that were deleted left out."""
     homes = [home.experiment_id for home in client.search_experiments()]
     runs: list[Any] = []
     token: str | None = None
     while True:
         page = client.search_runs(
-            homes, max_results=1000, page_token=token, order_by=["attributes.start_time DESC"]
+            homes, which, max_results=1000, page_token=token, order_by=["attributes.start_time DESC"]
         )
         runs += page
         token = page.token

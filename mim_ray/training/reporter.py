@@ -8,7 +8,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
-from mim_ray import models
+from mim_ray import model_card, models
 from mim_ray.data.card import Card
 from mim_ray.data.loader import Loader
 from mim_ray.data.place import local_beton
@@ -99,7 +99,7 @@ class Reporter:
         if self.journal is None or self.journal.has_file("model/weights.safetensors"):
             return
         job, run = self.job, self.run
-        card = models.Card(
+        card = model_card.Card(
             method=job.method,
             overrides=dict(job.overrides),
             steps=steps,

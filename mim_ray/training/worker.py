@@ -1,6 +1,7 @@
 """A run on one worker: build, restore, and the loop. It knows neither Ray nor where MLflow is."""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +17,9 @@ from mim_ray.training.pieces import pieces_that_fit
 from mim_ray.training.place import Place
 from mim_ray.training.schedule import planned
 from mim_ray.training.step import Stepper
+
+Task = Callable[[Job, Place], dict[str, Any]]
+"""What a worker does with a job; what comes back is JSON."""
 
 
 def work(job: Job, place: Place, stepper_of: type[Stepper] = Stepper) -> dict[str, Any]:
