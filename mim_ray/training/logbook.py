@@ -226,11 +226,11 @@ class Logbook:
             "overrides": dict(self.job.overrides),
             "skipped": sorted(self.skipped),
             "rewinds": self.rewinds,
-            "window": self.window,
+            "window": list(self.window),  # it goes on to grow while this is written
             "pending": self.reporter.pending(),
             "best": self.best,
             "seen": self._seen,
-            "last": self.last,
+            "last": dict(self.last),
             "pieces": stepper.pieces,
             "workers": self.place.world,
             "versions": {name: version(name) for name in ("mim_ray", "torch")},

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import time
 from functools import partial
 from pathlib import Path
 from threading import Timer
@@ -10,7 +11,7 @@ from threading import Timer
 import pytest
 
 from mim_ray.data.loader import Batch
-from mim_ray.training.checkpoint import WHOLE
+from mim_ray.training.checkpoint import WHOLE, Snapshot, Writer
 from mim_ray.training.step import Stepper
 from mim_ray.views import Measured
 from tests.training.runs import KILLS, job_at, worked
@@ -137,6 +138,28 @@ def test_two_workers_resume_to_the_bit(tmp_path: Path) -> None:
     ended = worked(job, world=2)
     assert ended.code == 0, ended.said
     assert ended.result["weights_sha256"] == whole.result["weights_sha256"]
+
+
+def write_late_and_die() -> None:
+    """As a disk that is busy with something else, and then a machine that goes away."""
+    write = Writer._write
+
+    def late(self: Writer, snapshot: Snapshot) -> None:
+        time.sleep(0.5 if snapshot.step == 3 else 0)
+        write(self, snapshot)
+        if snapshot.step == 3:
+            os.kill(os.getpid(), 9)
+
+    Writer._write = late  # type: ignore[method-assign]
+
+
+def test_a_checkpoint_that_is_written_late_holds_no_later_step(tmp_path: Path) -> None:
+    """Or the mean of the losses since the last report would hold some of them twice."""
+    changes: dict[str, object] = {"tracking.every_steps": 8}
+    whole = worked(job_at(tmp_path / "whole", "rmae", changes))
+    job = job_at(tmp_path / "killed", "rmae", changes)
+    assert worked(job, prepare=write_late_and_die).code == -9
+    assert worked(job).losses == whole.losses
 
 
 def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:
