@@ -19,6 +19,7 @@ command -v "$python" >/dev/null || need python3
 header='import os, sysconfig; assert os.path.exists(sysconfig.get_path("include") + "/Python.h")'
 "$python" -c "$header" 2>/dev/null || need python3-dev
 "$python" -c 'import ensurepip, venv' 2>/dev/null || need python3-venv
+[ -z "${MIM_RAY_TEST_POSTGRES:-}" ] || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || need postgresql
 
 if [ ${#missing[@]} -gt 0 ]; then
   line="apt-get update && apt-get install -y --no-install-recommends ${missing[*]}"

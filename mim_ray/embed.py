@@ -24,8 +24,8 @@ from mim_ray.methods import recipe, resolved
 from mim_ray.resume import absolute
 from mim_ray.storage import Folder
 from mim_ray.subject import encoder_words, subject
-from mim_ray.training.job import JOB, Job
-from mim_ray.training.place import Notice, Place
+from mim_ray.training.job import JOB, Job, job_of
+from mim_ray.training.place import Place
 from mim_ray.training.schedule import planned
 from mim_ray.training.step import Stepper
 from mim_ray.transforms.crop import CenterCrop
@@ -34,6 +34,9 @@ from mim_ray.weights.names import from_others
 
 PICTURES = 1024
 """Of a part."""
+
+PLACES_OF_WORK = ("workers", "cpus_per_worker", "gpus_per_worker", "resources", "storage")
+"""How the words begin that change no feature."""
 
 
 def embed(
@@ -80,6 +83,7 @@ def embed_parts(job: Job, place: Place) -> dict[str, Any]:
         shuffle=False, keep_tail=True, device=place.device, backend=run.data.backend, ahead=1,
     )  # fmt: skip
     stepper = Stepper(run, Place(device=place.device), planned(run, 1), pieces=1)
+    stepper.begin()
     steps = loader.steps_per_epoch
     mine = range(steps * place.rank // place.world, steps * (place.rank + 1) // place.world)
     missing = [step for step in mine if not job.folder.has(part_name(step))]
@@ -90,7 +94,7 @@ def embed_parts(job: Job, place: Place) -> dict[str, Any]:
                 table = _table(loader.beton, batch, pooled(tokens, run.pool).float().cpu())
                 job.folder.write(part_name(batch.step), _as_bytes(table))
                 place.tell({"step": batch.step - mine.start + 1, "steps": len(mine)})
-                if place.world == 1 and place.notice() == Notice.STOP:
+                if place.is_over():
                     return {}
     return {}
 
@@ -104,16 +108,23 @@ def _beton_of(pictures: str, parts: Path) -> str:
     if not Path(pictures).is_dir():
         return pictures
     parts.mkdir(exist_ok=True)
-    beton = parts / "pictures.beton"
+    where = hashlib.sha256(str(Path(pictures).absolute()).encode()).hexdigest()[:16]
+    beton = parts / f"pictures-{where}.beton"
     if not beton.exists():
         import_set(open_source(pictures), beton, Import())
     return str(beton)
 
 
 def _refuse_parts_of_another(job: Job) -> None:
-    if job.folder.has(JOB) and job.folder.read(JOB) != job.as_json().encode():
+    """By whom and how many they are made is all that may change."""
+    if job.folder.has(JOB) and _what_is_made(job_of(job.folder.read(JOB))) != _what_is_made(job):
         raise Mistake(f"{job.folder.url} has parts of another model or set: remove it, or name another file")
     job.folder.write(JOB, job.as_json().encode())
+
+
+def _what_is_made(job: Job) -> dict[str, str]:
+    kept = {path: word for path, word in job.overrides.items() if not path.startswith(PLACES_OF_WORK)}
+    return kept | {"start": Path(kept.get("start", "")).name}  # which says what weights it holds
 
 
 def _stretches(steps: list[int]) -> Iterator[tuple[int, int]]:

@@ -1,7 +1,10 @@
 """A model in the formats of others, each loaded again and held against the model itself before it is given out."""
 
 import shutil
+import sys
+import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from mim_ray.weights.files import save_timm, save_vit
 
 CLOSE = 1e-4
 """Largest difference between two outputs, as a share of the largest of them."""
+
+LARGEST_ONNX_BYTES = 1_500_000_000
 
 Export = Callable[[Pretrained, Path], Callable[[Tensor], Tensor]]
 """Writes a folder; what comes back is the model as its own library reads it again: normalised pixels to tokens."""
@@ -96,13 +101,42 @@ def _as_hf(model: Pretrained, folder: Path) -> Callable[[Tensor], Tensor]:
 def _as_torch_export(model: Pretrained, folder: Path) -> Callable[[Tensor], Tensor]:
     """From normalised pixels to tokens, for any number of pictures."""
     folder.mkdir()
-    height, width = model.card.run.data.crop.size
-    pixels = torch.zeros(2, model.card.run.method.encoder.channels, height, width)
     batch = torch.export.Dim("batch")
-    program = torch.export.export(Tokens(model), (pixels,), dynamic_shapes={"pixels": {0: batch}})
+    program = torch.export.export(Tokens(model), (_pixels_of(model),), dynamic_shapes={"pixels": {0: batch}})
     torch.export.save(program, folder / "model.pt2")
     again: Callable[[Tensor], Tensor] = torch.export.load(folder / "model.pt2").module()
     return again
+
+
+def _as_onnx(model: Pretrained, folder: Path) -> Callable[[Tensor], Tensor]:
+    """The same; weights of more than ONNX's two gigabytes lie in a file beside it."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise Failure(
+            "format=onnx is made and verified by its own packages: pip install 'mim_ray[onnx]'"
+        ) from None
+    folder.mkdir()
+    path = folder / "model.onnx"
+    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+        warnings.simplefilter("ignore")  # of torch about its own ways
+        torch.onnx.export(
+            Tokens(model),
+            (_pixels_of(model),),
+            path,
+            input_names=["pixels"],
+            output_names=["tokens"],
+            dynamic_shapes={"pixels": {0: "batch"}},
+            external_data=sum(weight.nbytes for weight in model.parameters()) > LARGEST_ONNX_BYTES,
+            verbose=False,
+        )
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda pixels: torch.from_numpy(session.run(None, {"pixels": pixels.numpy()})[0])
+
+
+def _pixels_of(model: Pretrained) -> Tensor:
+    """Two pictures, normalised, as an exporter wants them."""
+    return torch.zeros(2, model.card.run.method.encoder.channels, *model.card.run.data.crop.size)
 
 
 class Tokens(nn.Module):
@@ -121,6 +155,7 @@ FORMATS: dict[str, Export] = {
     "timm": _as_timm,
     "hf": _as_hf,
     "torch-export": _as_torch_export,
+    "onnx": _as_onnx,
 }
 
 

@@ -12,10 +12,12 @@ from safetensors.torch import save
 from mim_ray.config import flatten
 from mim_ray.data.beton import Beton
 from mim_ray.data.place import local_beton
+from mim_ray.data.subset import Subset, choose
 from mim_ray.encoders.cnn import CNN
 from mim_ray.encoders.target import Labels
 from mim_ray.errors import Mistake, nearest
 from mim_ray.launch import train
+from mim_ray.measures.classify import Classify, Probe
 from mim_ray.methods import PROTOCOLS, recipe, resolved
 from mim_ray.resume import absolute
 from mim_ray.run import Run
@@ -95,21 +97,38 @@ def _sentence(protocol: str, judged: Subject, given: Mapping[str, object]) -> tu
     default, words = recipe(method), encoder_words(judged.run)
     if words["method.encoder"] == default.method.encoder.kind:
         del words["method.encoder"]  # or the recipe's own settings of it would go
-    if not isinstance(judged.run.method.encoder, CNN):
-        words["data.crop.size"] = judged.run.data.crop.size
+    words |= _pictures(judged.run, default)
     if method == "linear":
         words["method.measure.pool"] = judged.run.pool
     if method == "knn":
         words["eval.pool"] = judged.run.pool
-        if "data.train" in given:  # nothing is trained, so a batch need only be one
-            words["batch"] = min(default.batch, len(beton_of(str(given["data.train"]))))
     if few and not any(path.startswith("data.few.") for path in given):
         words["data.few.fraction"] = 0.01
     if isinstance(default.method.target, Labels) and "data.train" in given:
         sets = [str(given[path]) for path in ("data.train", "data.val") if given.get(path, "none") != "none"]
         words["method.measure.classes"] = max(map(classes_of, sets))
+    if "data.train" in given:  # the learning rate is meant for a number of pictures, so it follows
+        words["batch"] = min(default.batch, _pictures_of({**words, **given}))
     pool = {"pool": "eval.pool" if method == "knn" else "method.measure.pool"}
     return method, words | {pool.get(path, path): value for path, value in given.items()}
+
+
+def _pictures(judged: Run, default: Run) -> dict[str, object]:
+    """A ViT is bound to the pictures it was trained on; a CNN to none, but those of a small one stay small."""
+    own, usual = judged.data.crop.size, default.data.crop.size
+    if not isinstance(judged.method.encoder, CNN):
+        return {"data.crop.size": own}
+    return {"data.crop.size": own, "eval.size": None} if own < usual else {}
+
+
+def _pictures_of(words: Mapping[str, object]) -> int:
+    """How many there are to learn from."""
+    beton = beton_of(str(words["data.train"]))
+    few = {name: words.get(f"data.few.{name}") for name in ("per_class", "fraction")}
+    subset = Subset.model_validate({name: value for name, value in few.items() if value not in (None, "none")})
+    labels = next(iter(beton.labels.values()), None)
+    names = () if labels is None else tuple(map(str, range(int(labels.max()) + 1)))
+    return len(choose(subset, labels, names, len(beton), 0).chosen)
 
 
 def _check(protocol: str, run: Run) -> None:
@@ -117,6 +136,13 @@ def _check(protocol: str, run: Run) -> None:
         raise Mistake("data.train=none: expected a labelled beton (mim-ray data import makes one)")
     if run.data.val is None and isinstance(run.method.target, Labels):
         raise Mistake(f"data.val=none: {protocol} is judged by pictures it has not learnt from: expected a beton")
+    if isinstance(run.method.measure, Classify | Probe):
+        classes, needed = (
+            run.method.measure.classes,
+            max(classes_of(str(run.data.train)), classes_of(str(run.data.val))),
+        )
+        if classes < needed:
+            raise Mistake(f"classes={classes}: the sets have {needed}: expected that many, or more")
 
 
 def beton_of(path: str) -> Beton:

@@ -152,7 +152,9 @@ def _registered(job: Job, result: Mapping[str, Any]) -> dict[str, str]:
 def _here(job: Job, task: Task) -> dict[str, Any]:
     """In this process, without Ray."""
     with asking() as asked, Live(job.run.name) as live:
-        place = Place(notice=lambda: Notice.STOP if asked else Notice.NONE, tell=live.tell)
+        place = Place(
+            notice=lambda: Notice.STOP if asked else Notice.NONE, tell=live.tell, is_over=lambda: bool(asked)
+        )
         return task(job, place) | {"asked": asked.by}
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from mim_ray.errors import Failure, Mistake
 from mim_ray.evaluate.features import pooled
 from mim_ray.model_card import Card, described
 from mim_ray.run import Run
-from mim_ray.siamese import Siamese
-from mim_ray.tracking.registry import fetched
+from mim_ray.tracking.registry import BEST, ENCODER, fetch, has_artifact, run_of
+from mim_ray.tracking.run import resolved_uri
 from mim_ray.transforms.crop import CenterCrop
 from mim_ray.transforms.pixels import Normalise
 from mim_ray.views import View
@@ -60,18 +61,19 @@ class Pretrained(nn.Module):
         return torch.from_numpy(np.array(middle)).permute(2, 0, 1)
 
 
-def save_encoder(model: Siamese, card: Card, folder: Path) -> None:
+def save_encoder(weights: Mapping[str, Tensor], card: Card, folder: Path) -> Pretrained:
     """Weights, the card for programs and for people, and an example: some pictures and their features."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = model.online.encoder.state_dict()
-    save_file({name: weight.cpu().contiguous() for name, weight in state.items()}, folder / WEIGHTS)
+    save_file({name: weight.cpu().contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
     card = card.model_copy(update={"weights_sha256": checksum_of(folder / WEIGHTS)})
     (folder / CARD).write_text(json.dumps(card.model_dump(mode="json"), indent=1))
     (folder / README).write_text(described(card))
     pictures = example_of(card.run)
+    model = _loaded(folder)
     with torch.no_grad():
-        features = _loaded(folder)(pictures)
+        features = model(pictures)
     save_file({"pictures": pictures, "features": features.contiguous()}, folder / EXAMPLE)
+    return model
 
 
 def checksum_of(file: Path) -> str:
@@ -89,7 +91,8 @@ def example_of(run: Run) -> Tensor:
 
 
 def load(where: str | Path, tracking_uri: str | None = None, keep: Path | None = None) -> Pretrained:
-    """A folder, a run (its name or id), or a registered model: `mim-encoder@champion`, `mim-encoder/3`.
+    """A folder, a run (its name or id), a registered model (`mim-encoder@champion`, `mim-encoder/3`), or any of
+    these as it was when it was judged best: `RUN/best`.
 
     `keep`: a new folder for the files it is loaded from.
     """
@@ -99,6 +102,28 @@ def load(where: str | Path, tracking_uri: str | None = None, keep: Path | None =
         if keep is not None:
             shutil.copytree(folder, keep)
     return model
+
+
+def fetched(where: str, to: Path, uri: str | None = None) -> Path:
+    """The encoder's folder of a run or a registered model, copied here."""
+    uri = resolved_uri(uri)
+    name, _, last = where.rpartition("/")
+    best_is_asked_for = last == "best"
+    run_id = run_of(uri, name if best_is_asked_for else where)
+    there = [slot for slot in BEST if has_artifact(uri, run_id, slot)]
+    if best_is_asked_for and there:
+        return _newest_whole([fetch(uri, run_id, f"{slot}/{ENCODER}", to / slot) for slot in there])
+    if has_artifact(uri, run_id, ENCODER):
+        return fetch(uri, run_id, ENCODER, to)
+    hint = f": {where}/best is its best so far" if there else ""
+    raise Mistake(f"{where}: run {run_id} has no encoder yet, which is logged when the run ends{hint}")
+
+
+def _newest_whole(folders: list[Path]) -> Path:
+    """Of two that are written in turn, of which one may just be."""
+    cards = {folder: Card.model_validate_json((folder / CARD).read_text()) for folder in folders}
+    whole = [folder for folder, card in cards.items() if card.weights_sha256 == checksum_of(folder / WEIGHTS)]
+    return max(whole or folders, key=lambda folder: cards[folder].steps)
 
 
 def refuse_pickles(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """`mim-ray models`: which there are, which is best, and how to have it."""
 
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,20 +53,32 @@ def list_command(
 
 
 def best_command(
-    where: Words = None, metric: Metric = KNN, uri: Uri = None, track: Track = True, as_json: Json = False
+    where: Words = None,
+    metric: Metric = KNN,
+    more: Annotated[list[str] | None, typer.Option("--where", help="The same words, once more each.")] = None,
+    space: Annotated[str | None, typer.Option(help="Of this search space alone.")] = None,
+    data: Annotated[str | None, typer.Option(help="The checksum of the set that scores come from.")] = None,
+    uri: Uri = None,
+    track: Track = True,
+    as_json: Json = False,
 ) -> None:
     """The best run that ended, its registered version if it has one, and why others were left out."""
-    from mim_ray.tracking.ranking import ranking
+    from mim_ray.tracking.ranking import differences, ranking
     from mim_ray.tracking.registry import versions
     from mim_ray.tracking.run import resolved_uri
 
     home = resolved_uri(uri)
-    found = ranking(home, metric, parse(where or []))
+    named = {"space": space, "data": data}
+    words = [*(where or []), *(more or []), *(f"{name}={value}" for name, value in named.items() if value)]
+    found = ranking(home, metric, parse(words))
     for name, reason in found.left_out:
         print(f"left out: {name} {reason}", file=sys.stderr)
     if not found.candidates:
-        raise Failure(f"no run that ended has {metric}" + "".join(f" {word}" for word in where or []))
+        raise Failure(" ".join([f"no run that ended has {metric}", *words]))
     best = found.candidates[0]
+    apart = {line for one in found.candidates[1:] for line in differences(best, one)}
+    if apart:
+        raise Mistake(f"{metric} cannot be compared: {'; '.join(sorted(apart))}: say which, as in data=CHECKSUM")
     mine = next((one for one in versions(home) if one.run_id == best.run_id), None)
     result: dict[str, Any] = {
         "name": best.name if mine is None else mine.name,
@@ -100,30 +114,45 @@ def show_command(model: str, uri: Uri = None, as_json: Json = False) -> None:
 def compare_command(
     models: Annotated[list[str], typer.Argument(help="Runs or registered versions.")],
     metric: Metric = KNN,
+    picture: Annotated[Path | None, typer.Option(help="A new file for the picture, .png or .svg.")] = None,
     uri: Uri = None,
     track: Track = True,
     as_json: Json = False,
 ) -> None:
-    """Scores side by side, and what they depend on beside the models."""
-    from mim_ray.tracking.ranking import differences, score
+    """Scores side by side, what they depend on beside the models, and a picture of the settings that differ."""
+    from mim_ray.charts import parallel_coordinates
+    from mim_ray.tracking.ranking import differences, score, unlike
     from mim_ray.tracking.registry import run_of
     from mim_ray.tracking.run import resolved_uri
 
     home = resolved_uri(uri)
     scores = {model: score(home, run_of(home, model), metric) for model in models}
     first = next(iter(scores.values()))
-    unlike = {model: differences(first, one) for model, one in scores.items()}
     rows = [
-        {"model": model, "run_id": one.run_id, metric: one.value, "unlike_the_first": "; ".join(unlike[model])}
+        {
+            "model": model,
+            "run_id": one.run_id,
+            metric: one.value,
+            "unlike_the_first": "; ".join(differences(first, one)),
+        }
         for model, one in scores.items()
     ]
     if as_json:
         print_json({"metric": metric, "models": rows})
     else:
         print_table(list(rows[0]), [list(row.values()) for row in rows])
-    if track:
-        metrics = {f"{metric}/{number}": one.value for number, one in enumerate(scores.values())}
-        keep("compare", {"metric": metric, "models": rows}, metrics=metrics)
+    settings = unlike(list(scores.values()))
+    lines = [
+        {path: one.settings.get(path, "") for path in settings} | {metric: one.value} for one in scores.values()
+    ]
+    with tempfile.TemporaryDirectory() as aside:
+        drawn = Path(aside, "compare.png" if picture is None else picture.name)
+        parallel_coordinates(lines, metric, drawn)
+        if picture is not None:
+            shutil.copyfile(drawn, picture)
+        if track:
+            metrics = {f"{metric}/{number}": one.value for number, one in enumerate(scores.values())}
+            keep("compare", {"metric": metric, "models": rows}, metrics=metrics, files=[drawn])
 
 
 def promote_command(
@@ -165,7 +194,7 @@ def promote_command(
 def pull_command(
     model: str,
     to: Annotated[Path, typer.Option(help="A new folder.")],
-    form: Annotated[str, typer.Option("--format", help="safetensors, timm, hf or torch-export.")] = "safetensors",
+    form: Annotated[str, typer.Option("--format", help="Also timm, hf, torch-export, onnx.")] = "safetensors",
     uri: Uri = None,
     as_json: Json = False,
 ) -> None:

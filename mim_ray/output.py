@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -43,6 +44,7 @@ def keep(
     *,
     metrics: Mapping[str, float] | None = None,
     params: Mapping[str, object] | None = None,
+    files: Sequence[Path] = (),
 ) -> None:
     """The whole result to MLflow; unless given, its numbers are the metrics and its words the parameters."""
     numbers = metrics or {name: value for name, value in result.items() if isinstance(value, int | float)}
@@ -52,4 +54,5 @@ def keep(
         params=words,
         metrics={f"{command}/{name}": value for name, value in numbers.items()},
         documents={f"{command}.json": result},
+        files=files,
     )

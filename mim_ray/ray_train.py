@@ -104,6 +104,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
         report=ray.train.report,
         notice=_Ear(board),
         tell=tell if context.get_world_rank() == 0 else nothing,
+        is_over=lambda: ray.get(board.asks.remote())[0],
     )
     voice = _Voice(board)
     logger.addHandler(voice)

@@ -46,6 +46,12 @@ class Optim(Spec):
     )
     weight_decay_final: float | None = Field(None, ge=0, description="approached by a half cosine; none: it stays")
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient; none: unlimited")
+    average: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="keep a running average of all weights: it is what is judged and given out",
+    )
 
 
 class Schedule(Spec):

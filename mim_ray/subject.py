@@ -18,9 +18,8 @@ from mim_ray.errors import Failure
 from mim_ray.methods import recipe, resolved
 from mim_ray.methods.sizes import encoder_overrides
 from mim_ray.run import Run
-from mim_ray.tracking.registry import fetched
 from mim_ray.weights.files import read_weights
-from mim_ray.weights.names import ENCODER
+from mim_ray.weights.names import encoder_in
 
 RANDOM = "random:"
 STATE, CHECKPOINT = "state.json", "weights.safetensors"
@@ -49,7 +48,7 @@ def subject(where: str, weights: Path | None = None, uri: str | None = None) -> 
         state = timm_models.published_weights(where) if weights is None else read_weights(weights)
         return Subject(where, _of_timm(where, *known), state, None)
     with tempfile.TemporaryDirectory() as folder:
-        return _of_folder(fetched(where, Path(folder), uri))
+        return _of_folder(models.fetched(where, Path(folder), uri))
 
 
 def encoder_words(run: Run) -> dict[str, object]:
@@ -72,8 +71,7 @@ def _of_checkpoint(folder: Path) -> Subject:
         run = resolved(state["method"], state["overrides"])
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise Failure(f"{folder} is no checkpoint that can be read: {' '.join(str(error).split())}") from None
-    encoder = {name: weight for name, weight in weights.items() if name.startswith(ENCODER)}
-    return Subject(f"{run.name}-{folder.name}", run, encoder, None)
+    return Subject(f"{run.name}-{folder.name}", run, encoder_in(weights), None)
 
 
 def _of_folder(folder: Path) -> Subject:

@@ -1,4 +1,4 @@
-"""Processes that are there at once: forked from one that has torch and the training imported."""
+"""Processes that are there at once: forked from one that has torch, the training and MLflow imported."""
 
 import multiprocessing
 import os
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tests.training.one_worker", "torch._dynamo"])
+SERVER.set_forkserver_preload(["tests.preloaded"])
 
 
 def command(words: list[str], folder: Path, environment: Mapping[str, str], seconds: float) -> tuple[int, str]:

@@ -1,6 +1,6 @@
 """Every command in a document runs: shell blocks and Python blocks of a document, in order, in one folder.
 
-The first command of a document is a process as a shell starts it; later ones are forked, which spares imports.
+The first command of all is a process as a shell starts it; later ones are forked, which spares imports.
 `make` targets are expanded here and executed by `.ci/run`.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.databases import fresh
 from tests.forked import command
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +49,8 @@ def run(words: list[str], folder: Path, *, forked: bool = False) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_a_document_says_runs(document: Path, tmp_path: Path) -> None:
-    forked = False
+    fresh(tmp_path)
+    forked = document != DOCUMENTS[0]
     for language, text in blocks(document):
         if language == "python":
             run([sys.executable, "-W", "error", "-W", MLFLOWS_OWN, "-c", text], tmp_path)

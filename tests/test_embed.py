@@ -87,7 +87,7 @@ def test_what_was_stopped_goes_on_with_the_parts_it_has(monkeypatch: pytest.Monk
     run = subject(MODEL).run
     model = run.method.build((32, 32), 1)
     card = Card(method="mae", overrides={"encoder": "micro"}, steps=1, dataset="x", metrics={}, mim_ray="0")
-    save_encoder(model, card, Path("mine"))
+    save_encoder(model.online.encoder.state_dict(), card, Path("mine"))
     monkeypatch.setattr(embed, "_table", failing)
     with pytest.raises(KeyboardInterrupt):
         embed.embed(MODEL, SET, Path("out.parquet"), words=HERE)

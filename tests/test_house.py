@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"run", "siamese", "storage"}
     | {"revision", "tracking", "views", "weights", "world"},
     "board": set(),
+    "charts": set(),
     "ray_room": {"errors", "run"},
     "ray_train": {"board", "errors", "ray_room", "run", "training"},
     "resume": BASEMENT | {"phrases", "run", "storage", "tracking", "training"},
@@ -47,7 +48,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"blocks", "data", "encoders", "measures", "run", "siamese", "transforms", "views", "world"},
     "subject": BASEMENT | {"encoders", "methods", "models", "run", "tracking", "weights"},
     "judge": BASEMENT
-    | {"data", "encoders", "launch", "methods", "resume", "run", "storage", "subject", "tracking", "training"}
+    | {
+        "data",
+        "encoders",
+        "launch",
+        "measures",
+        "methods",
+        "resume",
+        "run",
+        "storage",
+        "subject",
+        "tracking",
+        "training",
+    }
     | {"weights"},
     "serving": {"models"},
     "embed": BASEMENT
@@ -55,10 +68,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"weights"},
     "model_card": {"config", "methods", "run"},
     "exports": BASEMENT | {"encoders", "models", "siamese", "weights"},
-    "models_cli": {"config", "errors", "exports", "model_card", "models", "options", "output", "tracking"},
+    "models_cli": {
+        "charts",
+        "config",
+        "errors",
+        "exports",
+        "model_card",
+        "models",
+        "options",
+        "output",
+        "tracking",
+    },
     "eval_cli": {"config", "embed", "errors", "judge", "options", "output"},
-    "models": BASEMENT
-    | {"evaluate", "methods", "model_card", "run", "siamese", "tracking", "transforms", "views"},
+    "models": BASEMENT | {"evaluate", "methods", "model_card", "run", "tracking", "transforms", "views"},
     "launch": {"resume"}
     | BASEMENT
     | {"data", "methods", "phrases", "ray_train", "revision", "run", "storage", "tracking", "training"},

@@ -1,6 +1,7 @@
 """`mim-ray eval`: protocols from a model's name to numbers in MLflow."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import mim_ray
 from mim_ray.errors import Failure, Mistake
 from mim_ray.judge import evaluate
 from mim_ray.methods import resolved
+from mim_ray.training.job import job_of
+from tests.databases import fresh
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
 SETS = {"data.train": "sample:shapes:n=120", "data.val": "sample:shapes:n=40,split=val", "data.backend": "torch"}
@@ -22,6 +25,7 @@ CLASSES = 8
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    fresh(tmp_path)
     return tmp_path
 
 
@@ -84,6 +88,18 @@ def test_the_same_seed_is_the_same_result_and_a_stopped_protocol_goes_on() -> No
     one, other = (evaluate("fewshot", "random:micro", {**words, "name": name}) for name in ("one", "other"))
     assert one["metrics"] == other["metrics"]
     assert mim_ray.train(resume="one")["metrics"]["eval/top1"] == one["metrics"]["eval/top1"]
+    shutil.move("runs", "moved")
+    moved = mim_ray.train(resume="one", overrides={"storage": "moved"})
+    assert moved["metrics"]["eval/top1"] == one["metrics"]["eval/top1"]
+
+
+def test_a_recipe_is_fitted_to_a_small_set_and_small_pictures() -> None:
+    words = {name: value for name, value in QUICK.items() if name != "batch"} | {"epochs": 1}
+    assert evaluate("fewshot", "random:resnet-micro", {**words, "per_class": 2, "name": "few"})["metrics"]
+    run = job_of(Path("runs/few/run.json").read_bytes()).run
+    assert (run.batch, run.data.crop.size, run.looked_at) == (2 * CLASSES, (32, 32), (32, 32))
+    assert evaluate("linear", "random:micro", {**words, "name": "probe"})["metrics"]
+    assert job_of(Path("runs/probe/run.json").read_bytes()).run.batch == 120
 
 
 def test_few_labels_are_as_many_of_every_class() -> None:
@@ -110,6 +126,7 @@ def test_few_labels_are_as_many_of_every_class() -> None:
         ("knn", "nowhere", {}, "no model 'nowhere'"),
         ("linear", "random:micro", {"layer": 9}, "depth=9: a micro ViT has 6 blocks"),
         ("linear", "random:micro", {"data.train": "sample:photos"}, "has no labels to learn from"),
+        ("linear", "random:micro", {"classes": 3}, "classes=3: the sets have "),
     ],
 )
 def test_what_cannot_be_judged_is_refused_in_words(

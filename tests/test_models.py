@@ -16,8 +16,10 @@ from mim_ray.errors import Failure, Mistake
 from mim_ray.evaluate.features import pooled
 from mim_ray.methods import resolved
 from mim_ray.model_card import Card
-from mim_ray.models import WEIGHTS, checksum_of, load, save_encoder
+from mim_ray.models import CARD, WEIGHTS, checksum_of, load, save_encoder
+from mim_ray.subject import subject
 from mim_ray.views import View
+from tests.databases import fresh
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
 WORDS: dict[str, object] = {
@@ -33,6 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("MIM_RAY_CACHE", str(tmp_path / "cache"))
+    fresh(tmp_path)
     return tmp_path
 
 
@@ -55,7 +58,7 @@ def test_an_encoder_comes_back_as_it_was(method: str, changes: dict[str, object]
     model = run.method.build((32, 32)).eval()
     words = {path: str(value) for path, value in changes.items()}
     card = Card(method=method, overrides=words, steps=3, dataset="shapes", metrics={}, mim_ray="0")
-    save_encoder(model, card, tmp_path)
+    save_encoder(model.online.encoder.state_dict(), card, tmp_path)
     again = load(tmp_path)
     with torch.no_grad():
         tokens = model.online.encoder(View(model.normalise(PICTURES), None))
@@ -90,8 +93,32 @@ def test_a_run_leaves_its_encoder_in_the_registry_and_its_best_checkpoint(here: 
     assert {"collapse/feature_spread", "collapse/alarms", "system/cpu_utilization_percentage"} <= set(metrics)
     pictures = [item.path for item in client.list_artifacts(found["run_id"], "pictures/views")]
     assert pictures == [f"pictures/views/{step:09}.png" for step in (0, 2, 4, 6, 8, 10)]
+    at_best = subject(found["best"]).weights
+    assert at_best is not None
+    for name in ("first/best", f"{found['run_id']}/best", "mim-encoder/1/best"):
+        then = load(name)
+        assert (then.card.steps, then.card.metrics["eval/knn_top1"]) == (best.step, best.value)
+        assert all(torch.equal(weight, at_best[path]) for path, weight in then.encoder.state_dict().items())
     again = mim_ray.train(resume="first")
     assert again["model"] == "mim-encoder/1"
+
+
+def test_of_two_best_encoders_the_newest_that_is_whole_is_taken(here: Path) -> None:
+    """One may just be being written when the other is asked for."""
+    found = trained("first")
+    artifacts = next(here.glob(f"mlruns/*/{found['run_id']}/artifacts"))
+    shutil.rmtree(artifacts / "best")
+    for slot, steps in (("a", 2), ("b", 4)):
+        shutil.copytree(artifacts / "encoder", artifacts / "best" / slot / "encoder")
+        card = artifacts / "best" / slot / "encoder" / CARD
+        card.write_text(json.dumps(json.loads(card.read_text()) | {"steps": steps}))
+    assert load("first/best").card.steps == 4
+    with (artifacts / "best" / "b" / "encoder" / WEIGHTS).open("ab") as file:
+        file.write(b"more")
+    assert load("first/best").card.steps == 2
+    shutil.rmtree(artifacts / "encoder")
+    with pytest.raises(Mistake, match="logged when the run ends: first/best is its best so far"):
+        load("first")
 
 
 def test_a_run_goes_on_from_mlflow_where_its_folder_is_lost(here: Path) -> None:
@@ -164,6 +191,7 @@ def test_a_mistake_leaves_the_name_free(here: Path) -> None:
 
 
 def test_pictures_to_look_at_that_are_not_there_are_missed_before_the_start(here: Path) -> None:
+    (here / "mlflow.db").unlink()
     with pytest.raises(Mistake, match=r"^data.val=.*nowhere.beton: no such file"):
         trained("blind", data__val="nowhere.beton")
     assert not (here / "mlflow.db").exists()

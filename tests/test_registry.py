@@ -20,8 +20,10 @@ from mim_ray.exports import FORMATS, pull
 from mim_ray.methods import resolved
 from mim_ray.model_card import Card
 from mim_ray.models import save_encoder
+from mim_ray.tracking import registry
 from mim_ray.tracking.ranking import ranking
 from mim_ray.tracking.registry import set_champion, version_of, versions
+from tests.databases import fresh
 from tests.tracking.servers import Server
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
@@ -41,7 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return f"sqlite:///{tmp_path}/mlflow.db"
+    return fresh(tmp_path)
 
 
 def run_of(uri: str, name: str, metrics: Mapping[str, float], status: str = "FINISHED", **changes: Any) -> str:
@@ -80,8 +82,27 @@ def test_the_best_of_twenty_runs_is_one_that_counts(uri: str, capsys: pytest.Cap
     assert "left out: broken failed" in said.err
     assert ranking(uri, KNN, {}).candidates[0].name == "other"
     assert ranking(uri, "train/loss", {"method": "rmae"}).candidates[0].name == "run14"
-    assert ranking(uri, KNN, {"method": "rmae", "data": "none"}).candidates == []
+    none = ranking(uri, KNN, {"method": "rmae", "data": "none"})
+    assert none.candidates == []
+    assert ("run2", "has no eval/knn_top1 data=none") in none.left_out
     assert cli.run(["models", "best", "method=none"]) == 1
+
+
+def test_the_best_is_sought_among_like_scores(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    one = run_of(uri, "one", {KNN: 0.3})
+    run_of(uri, "easy", {KNN: 0.9}, tags={"mim_ray.dataset_checksum": "easy"})
+    run_of(uri, "probe", {"eval/top1": 0.7}, tags={"mlflow.parentRunId": one, "mim_ray.protocol": "linear"})
+    run_of(uri, "tuned", {"eval/top1": 0.9}, tags={"mlflow.parentRunId": one, "mim_ray.protocol": "finetune"})
+    assert cli.run(["models", "best", "--no-track"]) == 2
+    assert "eval/knn_top1 cannot be compared: data is easy and abc: say which, as in" in capsys.readouterr().err
+    for words, name in ((["data=abc"], "one"), (["--data", "easy"], "easy"), (["--where", "data=abc"], "one")):
+        assert cli.run(["models", "best", *words, "--json", "--no-track"]) == 0
+        assert json.loads(capsys.readouterr().out)["name"] == name
+    for protocol, value in (("linear", 0.7), ("finetune", 0.9)):
+        words = ["--metric", "eval/top1", f"protocol={protocol}", "--json", "--no-track"]
+        assert cli.run(["models", "best", *words]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert (result["name"], result["value"]) == ("one", value)
 
 
 def registered(uri: str, run_id: str, name: str = "mim-encoder") -> str:
@@ -112,6 +133,7 @@ def test_a_promotion_keeps_the_one_before_and_is_earned(uri: str, capsys: pytest
     assert cli.run(["models", "promote", "mim-encoder/3", "--force"]) == 0
     assert version_of(uri, "mim-encoder@champion").version == "3"
     assert version_of(uri, "mim-encoder@previous").version == "2"
+    assert registry.run_of(uri, "champion") == version_of(uri, "mim-encoder/3").run_id
     assert cli.run(["models", "list", "mim-encodr"]) == 2
     assert "did you mean 'mim-encoder'?" in capsys.readouterr().err
 
@@ -167,7 +189,7 @@ def folder_of(tmp_path: Path, method: str = "mae", **words: str) -> Path:
         for weight in model.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
     card = Card(method=method, overrides=settings, steps=3, dataset="shapes", metrics={KNN: 0.5}, mim_ray="0")
-    save_encoder(model, card, tmp_path / "model")
+    save_encoder(model.online.encoder.state_dict(), card, tmp_path / "model")
     return tmp_path / "model"
 
 

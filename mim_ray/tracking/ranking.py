@@ -25,6 +25,12 @@ MEASURED_BY = (
 )  # fmt: skip
 """Settings that a score depends on beside the model."""
 
+WHERE = ("name", "storage", "start", "tracking.", "data.val")
+"""How the settings begin that make no other model."""
+
+OF_SCORES = ("data", "protocol", *MEASURED_BY)
+"""Words that choose among a model's scores; all others choose among models."""
+
 UNFINISHED = {"RUNNING": "still running", "SCHEDULED": "not begun", "FAILED": "failed", "KILLED": "was stopped"}
 
 
@@ -36,6 +42,8 @@ class Candidate(NamedTuple):
     """The run in which it was found: this one, or the newest evaluation of it."""
     by: dict[str, str]
     """What the score depends on beside the model."""
+    settings: dict[str, str]
+    """Of the run that trained the model."""
 
 
 class Ranking(NamedTuple):
@@ -46,7 +54,7 @@ class Ranking(NamedTuple):
 
 
 def ranking(uri: str, metric: str, where: Mapping[str, str]) -> Ranking:
-    """Of all runs that train a model; of several scores of one the newest counts."""
+    """Of all runs that train a model; of several scores of one its own counts, then the newest evaluation's."""
     with needed(uri):
         runs = all_runs(connected(uri))
     by_id = {run.info.run_id: run for run in runs}
@@ -54,12 +62,12 @@ def ranking(uri: str, metric: str, where: Mapping[str, str]) -> Ranking:
     for run in runs:  # newest first
         if run.data.tags.get(PARENT) in by_id and _is_a_finished_evaluation(run):
             evaluations.setdefault(run.data.tags[PARENT], []).append(run)
-    wanted = [run for run in runs if "mim_ray.method" in run.data.tags and _answers(run, where)]
-    if "protocol" not in where:
-        wanted = [run for run in wanted if "mim_ray.protocol" not in run.data.tags]
+    of_models = {name: value for name, value in where.items() if name not in OF_SCORES}
+    of_scores = {name: value for name, value in where.items() if name in OF_SCORES}
+    models = [run for run in runs if {TAGS["method"], TAGS["protocol"]} & run.data.tags.keys() == {TAGS["method"]}]
     found, left_out = [], []
-    for run in wanted:
-        reason, candidate = _judged(run, evaluations.get(run.info.run_id, []), metric)
+    for run in (run for run in models if _answers(run, of_models)):
+        reason, candidate = _judged(run, evaluations.get(run.info.run_id, []), metric, of_scores)
         if candidate is None:
             left_out.append((run.info.run_name, reason))
         else:
@@ -75,10 +83,16 @@ def score(uri: str, run_id: str, metric: str) -> Candidate:
         run = client.get_run(run_id)
         below = all_runs(client, f"tags.`{PARENT}` = '{run_id}'")
         children = [one for one in below if _is_a_finished_evaluation(one)]
-    reason, candidate = _judged(run, children, metric)
+    reason, candidate = _judged(run, children, metric, {})
     if candidate is None:
         raise Mistake(f"{run.info.run_name} {reason}{nearest(metric, run.data.metrics)}")
     return candidate
+
+
+def unlike(candidates: Sequence[Candidate]) -> list[str]:
+    """The settings that are not the same for all, but for where things are."""
+    paths = {path for one in candidates for path in one.settings if not path.startswith(WHERE)}
+    return sorted(path for path in paths if len({one.settings.get(path) for one in candidates}) > 1)
 
 
 def differences(one: Candidate, other: Candidate) -> list[str]:
@@ -122,17 +136,20 @@ def _answers(run: Any, where: Mapping[str, str]) -> bool:
     )
 
 
-def _judged(run: Any, evaluations: Sequence[Any], metric: str) -> tuple[str, Candidate | None]:
+def _judged(
+    run: Any, evaluations: Sequence[Any], metric: str, where: Mapping[str, str]
+) -> tuple[str, Candidate | None]:
     status = run.info.status
     if status in UNFINISHED:
         return UNFINISHED[status], None
-    measured = next((one for one in [run, *evaluations] if metric in one.data.metrics), None)
+    with_it = (one for one in [run, *evaluations] if metric in one.data.metrics)
+    measured = next((one for one in with_it if _answers(one, where)), None)
     if measured is None:
-        return f"has no {metric}", None
+        return " ".join([f"has no {metric}", *(f"{name}={value}" for name, value in where.items())]), None
     value = measured.data.metrics[metric]
     if not math.isfinite(value):
         return f"has {metric} = {value}", None
     tags, params = measured.data.tags, measured.data.params
     by = {name: params[name] for name in MEASURED_BY if name in params}
     by |= {word: tags[tag] for word, tag in TAGS.items() if word in ("data", "protocol") and tag in tags}
-    return "", Candidate(run.info.run_id, run.info.run_name, value, measured.info.run_id, by)
+    return "", Candidate(run.info.run_id, run.info.run_name, value, measured.info.run_id, by, run.data.params)

@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mim_ray.errors import Failure, Mistake, nearest, without_secrets
-from mim_ray.tracking.run import find_run, resolved_uri
+from mim_ray.tracking.run import find_run
 from mim_ray.tracking.server import connected, needed
 
 CHAMPION, PREVIOUS = "champion", "previous"
 """Aliases: the version in use, and the one before it."""
 
-FOLDER = "encoder"
-"""Of a run's artifacts."""
+ENCODER, METHOD = "encoder", "model"
+"""Folders of a run's artifacts: the encoder to be used, and all of the method."""
+
+BEST = ("best/a", "best/b")
+"""Both of these as they were when the run was judged best, in turn: one is whole while the other is sent."""
 
 
 def register(uri: str, name: str, run_id: str) -> str:
@@ -27,7 +30,7 @@ def register(uri: str, name: str, run_id: str) -> str:
         for known in client.search_model_versions(f"run_id = '{run_id}'"):
             if known.name == name:
                 return f"{name}/{known.version}"
-        version = client.create_model_version(name, source=f"runs:/{run_id}/{FOLDER}", run_id=run_id)
+        version = client.create_model_version(name, source=f"runs:/{run_id}/{ENCODER}", run_id=run_id)
         return f"{name}/{version.version}"
 
 
@@ -84,15 +87,6 @@ def set_champion(uri: str, new: Version, alias: str = CHAMPION) -> Version | Non
     return before
 
 
-def fetched(where: str, to: Path, uri: str | None = None) -> Path:
-    """The encoder's folder of a run (name or id), of `name@alias` or of `name/version`, copied here."""
-    uri = resolved_uri(uri)
-    run_id = run_of(uri, where)
-    if not has_artifact(uri, run_id, FOLDER):
-        raise Mistake(f"{where}: run {run_id} has no encoder yet: it is logged when the run ends")
-    return fetch(uri, run_id, FOLDER, to)
-
-
 def has_artifact(uri: str, run_id: str, path: str) -> bool:
     """A file or a folder."""
     with needed(uri):
@@ -102,6 +96,7 @@ def has_artifact(uri: str, run_id: str, path: str) -> bool:
 
 def fetch(uri: str, run_id: str, artifact: str, to: Path) -> Path:
     """A file or folder of a run's artifacts, copied here."""
+    to.mkdir(parents=True, exist_ok=True)
     with needed(uri):
         connected(uri)  # sets what MLflow reads when it is imported
         from mlflow.artifacts import download_artifacts
@@ -110,7 +105,7 @@ def fetch(uri: str, run_id: str, artifact: str, to: Path) -> Path:
 
 
 def run_of(uri: str, where: str) -> str:
-    """Of a run's name or id, of `name@alias` or of `name/version`."""
+    """Of a run's name or id, of `name@alias`, of `name/version`, or of an alias that one model alone has."""
     named = re.fullmatch(r"([^@/]+)(?:@([\w.-]+)|/(\d+))", where)
     if named:
         name, alias, version = named.groups()
@@ -125,6 +120,8 @@ def run_of(uri: str, where: str) -> str:
                 raise Failure(f"{where} is of no run: it was not registered by mim-ray")
             return str(found.run_id)
     known = find_run(uri, where)
+    if known is None and len(having := [one for one in versions(uri) if where in one.aliases and one.run_id]) == 1:
+        return str(having[0].run_id)
     if known is None:
         raise Mistake(
             f"no model {where!r} at {without_secrets(uri)}: expected a run's name or id, name@alias, name/version "

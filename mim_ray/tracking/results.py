@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ def keep_result(
     params: Mapping[str, object],
     metrics: Mapping[str, float],
     documents: Mapping[str, dict[str, Any]],
+    files: Sequence[Path] = (),
 ) -> str | None:
     """A finished MLflow run with the numbers and the whole result; None, with a notice, where that cannot be."""
     uri = resolved_uri()
@@ -36,6 +37,8 @@ def keep_result(
                 client.log_metric(run_id, name, value)
             for name, document in documents.items():
                 client.log_dict(run_id, document, name)
+            for file in files:
+                client.log_artifact(run_id, str(file))
         end_run(uri, run_id, "FINISHED")
         return run_id
     except Failure as failure:

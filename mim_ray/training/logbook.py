@@ -56,7 +56,7 @@ class Logbook:
     def __init__(self, job: Job, run: Run, place: Place, plan: Plan, loader: Loader) -> None:
         self.job, self.run, self.place, self.plan, self.loader = job, run, place, plan, loader
         self.checkpoints = Checkpoints(job.folder.below("checkpoints"), run.checkpoint.keep)
-        self.reporter = Reporter(job, run, place)
+        self.reporter = Reporter(job, run, place, loader.beton)
         self.writer = Writer(self.checkpoints, self.reporter.checkpoint)
         self.listener = Listener(place)
         self.onlooker = Onlooker(run, place.device)
@@ -102,6 +102,7 @@ class Logbook:
                 stepper.pieces = snapshot.state["pieces"]  # or other sums would be made in another order
         self.reporter.open(self._carried)
         if snapshot is None:
+            stepper.begin()
             self._save(stepper, 0, at_once=True)
         self.writer.step = done
         self.reporter.progress(done, self.plan.steps, done, {})
@@ -172,7 +173,7 @@ class Logbook:
             return {}
         name, finished = name_of(done), done == self.plan.steps
         if finished and done:
-            self.reporter.model(stepper.model, done, self.last, self.loader, self.checkpoints.folder.below(name))
+            self.reporter.last(self.checkpoints.folder.below(name))
         unsent = self.reporter.close(
             "FINISHED" if finished else "KILLED", PATIENCE_SECONDS if finished else SHORT_PATIENCE_SECONDS
         )
@@ -267,7 +268,7 @@ class Logbook:
     def _look(self, stepper: Stepper, done: int) -> None:
         began = time.monotonic()
         with stepper.precision():
-            self._seen = self.onlooker.look(stepper.model)
+            self._seen = self.onlooker.look(stepper.judged)
         wrong = alarms(self._seen)
         self.last |= self._seen
         if self.place.rank == 0:
@@ -277,7 +278,7 @@ class Logbook:
             if self.onlooker.verdict is not None:
                 self.reporter.verdict(self.onlooker.verdict, self.run)
             if self.run.eval.pictures:
-                self.reporter.picture(done, "views", lambda path: self.onlooker.draw(stepper.model, path))
+                self.reporter.picture(done, "views", lambda path: self.onlooker.draw(stepper.judged, path))
         metric = self.run.checkpoint.best
         if done and metric in self.last:
             value = self.last[metric] * (1 if metric.startswith("eval/") else -1)

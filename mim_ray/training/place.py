@@ -41,6 +41,8 @@ class Place:
     """Asked by every worker together, every few seconds; what one is told, all will know."""
     tell: Callable[[Numbers], None] = nothing
     """Called by every worker: how far it is."""
+    is_over: Callable[[], bool] = lambda: False
+    """Asked by a worker on its own: whether it is to stop."""
 
 
 def default_device(local_rank: int) -> torch.device:

@@ -6,19 +6,22 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.metadata import version
+from itertools import cycle
 from pathlib import Path
 
+from safetensors.torch import load_file
+
 from mim_ray import model_card, models
+from mim_ray.data.beton import Beton
 from mim_ray.data.card import Card
-from mim_ray.data.loader import Loader
 from mim_ray.data.place import local_beton
 from mim_ray.evaluate.verdict import Verdict
 from mim_ray.revision import revision
 from mim_ray.run import Run
-from mim_ray.siamese import Siamese
 from mim_ray.storage import Folder
 from mim_ray.tracking.journal import Journal
 from mim_ray.tracking.package import package
+from mim_ray.tracking.registry import BEST, ENCODER, METHOD
 from mim_ray.tracking.run import End
 from mim_ray.tracking.spool import Record
 from mim_ray.tracking.system import System
@@ -26,19 +29,24 @@ from mim_ray.training.checkpoint import WHOLE, at_hand
 from mim_ray.training.job import JOB, Job
 from mim_ray.training.meters import Row
 from mim_ray.training.place import Place
+from mim_ray.weights.names import encoder_in
 
 logger = logging.getLogger("mim_ray.training")
 CHECKPOINTS = "checkpoints/"
 SLOTS = (f"{CHECKPOINTS}a", f"{CHECKPOINTS}b")
 """Where checkpoints lie in MLflow, in turn: one is whole while the other is being sent."""
 
+BESTS = "best/"
+
 
 class Reporter:
-    def __init__(self, job: Job, run: Run, place: Place) -> None:
-        self.job, self.run, self.place = job, run, place
+    def __init__(self, job: Job, run: Run, place: Place, beton: Beton) -> None:
+        self.job, self.run, self.place, self.beton = job, run, place, beton
         self.journal: Journal | None = None
         self._system: System | None = None
-        self._sent_checkpoints = 0
+        self._slots, self._best_slots = cycle(SLOTS), cycle(BEST)
+        self._best: Folder | None = None
+        """The checkpoint of the best model, until that is sent."""
 
     def open(self, carried: list[Record]) -> None:
         """`carried`: what MLflow had not confirmed when the checkpoint was made."""
@@ -82,42 +90,62 @@ class Reporter:
         self._file("confusions.png", "evaluation", verdict.draw)
 
     def checkpoint(self, folder: Folder) -> None:
-        """A copy for MLflow, unless the one before is still on its way there."""
-        if self.journal is None or not self.run.checkpoint.to_mlflow:
+        """One is written; called beside the training, which waits for nothing of it."""
+        if self.journal is None:
             return
+        if self.run.checkpoint.to_mlflow:
+            self._copy(folder)
+        state = json.loads(folder.read("state.json"))
+        _, best_step = state["best"] or (None, None)
+        if best_step == state["step"]:
+            self._best = folder
+        if self._best is not None and not self.journal.has_unsent_files(BESTS):
+            self._model(self._best, f"{next(self._best_slots)}/")
+            self._best = None
+
+    def _copy(self, checkpoint: Folder) -> None:
+        """For MLflow, unless the one before is still on its way there."""
+        assert self.journal is not None
         if self.journal.has_unsent_files(CHECKPOINTS):
             logger.warning("a checkpoint is not sent to MLflow: the one before has not arrived")
             return
-        slot = SLOTS[self._sent_checkpoints % len(SLOTS)]
-        self._sent_checkpoints += 1
-        with at_hand(folder) as files:
+        slot = next(self._slots)
+        with at_hand(checkpoint) as files:
             for path in sorted(files.iterdir(), key=lambda path: path.name == WHOLE):
                 self.journal.file(path, slot)
 
-    def model(self, model: Siamese, steps: int, metrics: Row, loader: Loader, weights: Folder) -> None:
-        """The encoder with its card, and the whole method as it was checkpointed."""
-        if self.journal is None or self.journal.has_file("model/weights.safetensors"):
+    def last(self, checkpoint: Folder) -> None:
+        """The model that the run ends with."""
+        if self.journal is None or self.journal.has_file(f"{METHOD}/weights.safetensors"):
             return
-        job, run = self.job, self.run
-        card = model_card.Card(
-            method=job.method,
-            overrides=dict(job.overrides),
-            steps=steps,
-            dataset=str(run.data.train),
-            run_id=job.run_id,
-            metrics=metrics,
-            mim_ray=version("mim_ray"),
-            dataset_checksum=str(loader.beton.checksum),
-            commit=revision(),
-        )
-        with tempfile.TemporaryDirectory() as aside:
-            models.save_encoder(model, card, Path(aside))
-            package(Path(aside), model.online.encoder.width, run.data.crop.size[0])
-            for path in sorted(Path(aside).iterdir()):
-                self.journal.file(path, "encoder")
-        self._file(JOB, "model", lambda path: path.write_text(job.as_json()))
-        with at_hand(weights) as files:
-            self.journal.file(files / "weights.safetensors", "model")
+        if self._best is not None:
+            self._model(self._best, f"{next(self._best_slots)}/")
+        self._model(checkpoint, "")
+
+    def _model(self, checkpoint: Folder, below: str) -> None:
+        """The encoder with its card, and the whole method as it was checkpointed."""
+        assert self.journal is not None
+        job = self.job
+        with at_hand(checkpoint) as files, tempfile.TemporaryDirectory() as aside:
+            state = json.loads((files / "state.json").read_text())
+            weights = load_file(files / "weights.safetensors")
+            card = model_card.Card(
+                method=job.method,
+                overrides=dict(job.overrides),
+                steps=state["step"],
+                dataset=str(self.run.data.train),
+                run_id=job.run_id,
+                metrics=state["last"],
+                mim_ray=version("mim_ray"),
+                dataset_checksum=str(self.beton.checksum),
+                commit=revision(),
+            )
+            model = models.save_encoder(encoder_in(weights), card, Path(aside))
+            package(Path(aside), model.encoder.width, self.run.data.crop.size[0])
+            for path in sorted(Path(aside).iterdir(), key=lambda path: path.name == models.CARD):
+                self.journal.file(path, f"{below}{ENCODER}")
+            self._file(JOB, f"{below}{METHOD}", lambda path: path.write_text(job.as_json()))
+            self.journal.file(files / "weights.safetensors", f"{below}{METHOD}")
 
     def pending(self) -> list[Record]:
         return self.journal.pending() if self.journal else []

@@ -12,12 +12,15 @@ from mim_ray import world
 from mim_ray.data.loader import Batch
 from mim_ray.draws import Purpose, keys
 from mim_ray.encoders.cnn import CNN
+from mim_ray.encoders.target import follow, shadow_of
 from mim_ray.errors import Failure
 from mim_ray.run import Run
+from mim_ray.siamese import Siamese
 from mim_ray.training.optim import groups, load_optimiser_tensors, optimiser_for, optimiser_tensors
 from mim_ray.training.place import Place
 from mim_ray.training.schedule import Plan
 from mim_ray.views import Against, Measured
+from mim_ray.weights.names import AVERAGE, averaged
 from mim_ray.weights.start import begin_with
 
 Tensors = dict[str, Tensor]
@@ -29,12 +32,10 @@ class Stepper:
     def __init__(self, run: Run, place: Place, plan: Plan, pieces: int) -> None:
         self.run, self.place, self.plan, self.pieces = run, place, plan, pieces
         torch.manual_seed(run.seed)
-        self.model = run.method.build(run.data.crop.size, run.seed)
-        if run.start is not None:
-            begin_with(self.model, run.start)
-        self.model = self.model.to(place.device)
+        self.model = run.method.build(run.data.crop.size, run.seed).to(place.device)
         if isinstance(run.method.encoder, CNN):
             self.model = self.model.to(memory_format=torch.channels_last)
+        self.average = None if run.optim.average is None else shadow_of(self.model)
         self.optimiser = optimiser_for(groups(self.model, run.optim), run.optim)
         self.bf16 = wants_bf16(run, place.device)
         stepped: nn.Module = torch.compile(self.model, dynamic=False) if run.compile else self.model  # type: ignore[assignment]
@@ -60,7 +61,19 @@ class Stepper:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=self.ddp is None)
         self.model.follow(float(self.plan.momentum[batch.step]))
+        if self.average is not None:
+            assert self.run.optim.average is not None
+            follow(self.average, self.model, self.run.optim.average)
+            for mine, its in zip(self.average.buffers(), self.model.buffers(), strict=True):
+                mine.copy_(its)
         return measured
+
+    def begin(self) -> None:
+        """Where there is nothing to go on from: with the weights that the run is to start with."""
+        if self.run.start is not None:
+            begin_with(self.model, self.run.start)
+        if self.average is not None:
+            self.average.load_state_dict(self.model.state_dict())
 
     def settle(self, batch: Batch) -> None:
         """DDP arranges its buckets anew after the first backward pass, and with them the order of its sums from
@@ -73,17 +86,27 @@ class Stepper:
         for name, buffer in self.model.named_buffers():
             buffer.copy_(before[name])
 
+    @property
+    def judged(self) -> Siamese:
+        """What the run is worth: the average of its weights where one is kept."""
+        return self.model if self.average is None else self.average
+
     def tensors(self) -> tuple[Tensors, Tensors]:
         """Weights and optimiser state, each its own copy in host memory."""
-        state = optimiser_tensors(self.model, self.optimiser)
-        return _copied(self.model.state_dict()), _copied(state)
+        weights = dict(self.model.state_dict())
+        if self.average is not None:
+            weights |= {f"{AVERAGE}{name}": weight for name, weight in self.average.state_dict().items()}
+        return _copied(weights), _copied(optimiser_tensors(self.model, self.optimiser))
 
     def is_finite(self) -> bool:
         return all(bool(weight.isfinite().all()) for weight in self.model.parameters())
 
     def load(self, weights: Tensors, optimiser: Tensors) -> None:
         try:
-            self.model.load_state_dict(weights)
+            own = {name: weight for name, weight in weights.items() if not name.startswith(AVERAGE)}
+            self.model.load_state_dict(own)
+            if self.average is not None:
+                self.average.load_state_dict(averaged(weights))
             load_optimiser_tensors(self.model, self.optimiser, optimiser)
         except (RuntimeError, KeyError, ValueError) as error:
             raise Failure(f"it is of another model: {' '.join(str(error).split())[:200]}") from None

@@ -8,6 +8,8 @@ from torch import Tensor
 
 State = dict[str, Tensor]
 ENCODER, HEAD = "online.encoder.", "measure.head."
+AVERAGE = "average."
+"""Before the names of a method's weights: their running average."""
 
 MAE_DECODER = {
     "decoder_embed.": "embed.",
@@ -47,6 +49,12 @@ HF_SIDES = {"vit.": ENCODER, "decoder.": HEAD}
 QKV = ("query", "key", "value")
 
 
+def averaged(state: Mapping[str, Tensor]) -> State:
+    """The average of all weights, where one was kept; else the weights."""
+    kept = {name.removeprefix(AVERAGE): weight for name, weight in state.items() if name.startswith(AVERAGE)}
+    return kept or dict(state)
+
+
 def from_others(state: Mapping[str, Tensor]) -> State:
     """Weights under any of the known names, under ours; an unknown one stays with what it is part of."""
     state = _unwrapped(state)
@@ -62,19 +70,26 @@ def from_others(state: Mapping[str, Tensor]) -> State:
     return {f"{ENCODER}{'' if bare else 'net.'}{name}": weight for name, weight in state.items()}
 
 
+def encoder_in(state: Mapping[str, Tensor]) -> State:
+    """Its weights among those of a whole method, under its own names."""
+    state = averaged(state)
+    return {name.removeprefix(ENCODER): weight for name, weight in state.items() if name.startswith(ENCODER)}
+
+
 def is_ours(state: Mapping[str, Tensor]) -> bool:
     """Whether the names are those of our `state_dict`, of a method or of its encoder alone."""
     return any(name.startswith(ENCODER) or name == "patch_embed.weight" for name in _unwrapped(state))
 
 
 def _unwrapped(state: Mapping[str, Tensor]) -> State:
-    """Without what torch.compile and DDP put before the names."""
-    return {name.replace("_orig_mod.", "").removeprefix("module."): weight for name, weight in state.items()}
+    """Without what torch.compile and DDP put before the names; the average where there is one."""
+    state = {name.replace("_orig_mod.", "").removeprefix("module."): weight for name, weight in state.items()}
+    return averaged(state)
 
 
 def to_timm(state: Mapping[str, Tensor], patch: int) -> State:
     """Our encoder's weights under timm's names."""
-    ours = {name.removeprefix(ENCODER): weight for name, weight in state.items() if name.startswith(ENCODER)}
+    ours = encoder_in(state)
     ours.pop("mask_token", None)
     if "patch_embed.weight" not in ours:
         return {name.removeprefix("net."): weight for name, weight in ours.items()}

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import pytest
 from mlflow import MlflowClient
 
 from mim_ray import processes
-from mim_ray.fake_cluster import FakeCluster, fake_cluster
+from mim_ray.fake_cluster import OBJECT_STORE_BYTES, FakeCluster, fake_cluster
+from tests.tracking.servers import Server
 from tests.training.runs import KILLS, SMALL, job_at, worked
 
 pytestmark = [
@@ -68,7 +69,7 @@ cli.main()
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[FakeCluster]:
-    with fake_cluster(workers=2, idle_seconds=3) as cluster:
+    with fake_cluster(workers=2, idle_seconds=20) as cluster:
         yield cluster
 
 
@@ -166,11 +167,81 @@ class Submitted:
         return result
 
 
+@contextmanager
+def node_by_hand(cluster: FakeCluster) -> Iterator[None]:
+    """One that no autoscaler knows of."""
+    size = ["--num-cpus", "1", "--object-store-memory", str(OBJECT_STORE_BYTES)]
+    joined = subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", "start", "--address", cluster.address, *size, "--block"],
+        env={**os.environ, **cluster.environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        for process in processes.others():
+            if processes.session(process) == joined.pid:
+                processes.send(process, signal.SIGKILL)
+        joined.wait()
+
+
+def test_a_run_grows_and_shrinks_with_the_cluster(cluster: FakeCluster, start: Start, tmp_path: Path) -> None:
+    """Workers that come and go leave no trace in the curve: the batch is that of all workers together. Meanwhile
+    its MLflow server is silent for a minute, and killed once."""
+    assert cluster.worker_nodes() == {}
+    server = Server(tmp_path)
+    server.wait()
+    (monitor,) = (one for one in cluster.processes() if "v2/monitor.py" in processes.title(one))
+    words = words_of(tmp_path, "elastic", workers="1:2", steps=5000)
+    run = tmp_path / "elastic"
+    processes.send(monitor, signal.SIGSTOP)
+    try:
+        with node_by_hand(cluster):
+            driver = start("-c", EAGER, "train", "rmae", *words, f"tracking.uri={server.uri}", "--json")
+            until(lambda: newest(run)[1] == 1, driver)
+            server.tell(signal.SIGSTOP)
+            silent_since = time.monotonic()
+            processes.send(monitor, signal.SIGCONT)
+            until(lambda: newest(run)[1] == 2, driver)
+            processes.send(monitor, signal.SIGSTOP)  # or another node would be there at once
+            until(lambda: time.monotonic() - silent_since > 60, driver)
+            server.tell(signal.SIGCONT)
+            server.kill()
+            for node in cluster.worker_nodes().values():
+                processes.send(node, signal.SIGKILL)
+            until(lambda: newest(run)[1] == 1, driver)
+            server.start()
+            server.wait()
+            driver.send_signal(signal.SIGTERM)
+            _, log = driver.communicate(timeout=SECONDS)
+    finally:
+        processes.send(monitor, signal.SIGCONT)
+    assert driver.returncode == 143, log
+    lines = (run / "journal" / "metrics.jsonl").read_text().splitlines()
+    records = [
+        record["metrics"] | {"step": record["step"]} for record in map(json.loads, lines) if "step" in record
+    ]
+    losses = {record["step"]: record["train/loss"] for record in records if "train/loss" in record}
+    last, _ = newest(run)
+    assert list(losses) == list(range(1, last + 1))
+    changes = {**WORDS, "steps": 5000, "storage": str(tmp_path / "plain"), "checkpoint.every_steps": 1000}
+    plain = worked(job_at(tmp_path / "plain", "rmae", changes), stop_at=last)
+    assert list(losses.values()) == pytest.approx(list(plain.losses.values()), rel=2e-3)
+    client = MlflowClient(server.uri)
+    (known,) = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    history = client.get_metric_history(known.info.run_id, "train/loss")
+    assert {point.step: point.value for point in history} == losses
+    assert len(history) == last
+    server.kill()
+
+
 def test_workers_drivers_and_nodes_are_lost_at_any_moment(
     cluster: FakeCluster, start: Start, tmp_path: Path
 ) -> None:
     """The run ends as one that lost nothing, and MLflow has each of its steps once."""
-    assert cluster.worker_nodes() == {}
+    until(lambda: not cluster.worker_nodes())
     draws, what_there_is = random.Random(KILLS), ("worker", "driver", "node")
     losses = [what for _ in range(0, KILLS, 3) for what in draws.sample(what_there_is, 3)][:KILLS]
     steps = 40 * (KILLS + 1)
@@ -192,35 +263,6 @@ def test_workers_drivers_and_nodes_are_lost_at_any_moment(
     assert (known.info.run_id, known.info.status) == (result["run_id"], "FINISHED")
     history = client.get_metric_history(result["run_id"], "train/loss")
     assert [(point.step, point.value) for point in history] == list(plain.losses.items())
-
-
-def test_a_run_shrinks_and_grows_with_the_cluster(cluster: FakeCluster, start: Start, tmp_path: Path) -> None:
-    """Its drops and gains of workers leave no trace in the curve: the batch is that of all workers together."""
-    words = words_of(tmp_path, "elastic", workers="1:2", steps=5000)
-    uri = f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
-    driver, run = start("-c", EAGER, "train", "rmae", *words, uri, "--json"), tmp_path / "elastic"
-    until(lambda: newest(run)[1] == 2, driver)
-    (monitor,) = (one for one in cluster.processes() if "v2/monitor.py" in processes.title(one))
-    processes.send(monitor, signal.SIGSTOP)  # or another node would be there at once
-    try:
-        processes.send(min(cluster.worker_nodes().values()), signal.SIGKILL)
-        until(lambda: newest(run)[1] == 1, driver)
-    finally:
-        processes.send(monitor, signal.SIGCONT)
-    until(lambda: newest(run)[1] == 2, driver)
-    driver.send_signal(signal.SIGTERM)
-    _, log = driver.communicate(timeout=SECONDS)
-    assert driver.returncode == 143, log
-    lines = (run / "journal" / "metrics.jsonl").read_text().splitlines()
-    records = [
-        record["metrics"] | {"step": record["step"]} for record in map(json.loads, lines) if "step" in record
-    ]
-    losses = {record["step"]: record["train/loss"] for record in records if "train/loss" in record}
-    last, _ = newest(run)
-    assert [json.loads(line)["step"] for line in lines] == list(range(1, last + 1))
-    changes = {**WORDS, "steps": 5000, "storage": str(tmp_path / "plain"), "checkpoint.every_steps": 1000}
-    plain = worked(job_at(tmp_path / "plain", "rmae", changes), stop_at=last)
-    assert list(losses.values()) == pytest.approx(list(plain.losses.values()), rel=2e-3)
 
 
 def test_a_warning_that_a_node_will_go_leaves_a_checkpoint(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mim_ray.config import changed
-from mim_ray.methods import METHODS, resolved
+from mim_ray.methods import recipe, resolved
 from mim_ray.training.job import Job
 from tests.forked import SERVER
 from tests.training.one_worker import NEVER, Act, Part, nothing, take
@@ -45,7 +45,7 @@ def job_at(folder: Path, method: str, changes: dict[str, object], name: str = "r
     run = resolved(method, {**SMALL, "name": name, "storage": str(folder), **changes})
     path = folder / f"{name}.job"
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(Job(method, changed(METHODS[method](), run)).as_json())
+    path.write_text(Job(method, changed(recipe(method), run)).as_json())
     return path
 
 

@@ -14,12 +14,15 @@ from torch import Tensor
 
 from mim_ray.data.loader import Batch
 from mim_ray.encoders.target import Labels
+from mim_ray.errors import Failure
 from mim_ray.methods import resolved
 from mim_ray.run import Optim
 from mim_ray.training.optim import groups, optimiser_for
 from mim_ray.training.place import Place
 from mim_ray.training.schedule import planned
 from mim_ray.training.step import Stepper
+from mim_ray.weights.names import encoder_in
+from tests.training.runs import job_at, worked
 
 CLASSES, PICTURES, STEPS, SIDE = 7, 12, 4, 32
 PLAIN: dict[str, object] = {
@@ -52,6 +55,7 @@ def test_a_step_is_the_one_written_by_hand_around_timms_model(tmp_path: Path) ->
     plan = planned(run, STEPS)
     ours = Stepper(run, Place(device=torch.device("cpu")), plan, pieces=1)
     last = {f"measure.{name.replace('fc_', '')}": w for name, w in state.items() if name.startswith(outside)}
+    ours.begin()
     ours.model.load_state_dict(ours.model.state_dict() | last)
     parts = param_groups_layer_decay(theirs, 0.05, no_weight_decay_list=theirs.no_weight_decay(), layer_decay=0.65)
     optimiser = torch.optim.AdamW(parts, lr=0.0, betas=(0.9, 0.999))
@@ -69,6 +73,50 @@ def test_a_step_is_the_one_written_by_hand_around_timms_model(tmp_path: Path) ->
     for name, weight in theirs.state_dict().items():
         if name.startswith("blocks.") or name == "cls_token":
             torch.testing.assert_close(moved[name], weight, rtol=1e-3, atol=2e-4)
+
+
+AVERAGED: dict[str, object] = {**PLAIN, "encoder": "micro", "optim.average": 0.75, "optim.blr": 1e-2}
+
+
+def test_the_average_follows_every_step_and_is_what_is_judged() -> None:
+    run = resolved("finetune", AVERAGED)
+    stepper = Stepper(run, Place(device=torch.device("cpu")), planned(run, STEPS), pieces=1)
+    wanted = {name: weight.clone() for name, weight in stepper.model.named_parameters()}
+    for batch in batches():
+        stepper(batch)
+        for name, weight in stepper.model.named_parameters():
+            wanted[name] = 0.75 * wanted[name] + 0.25 * weight.detach()
+    assert stepper.judged is not stepper.model
+    for name, weight in stepper.judged.named_parameters():
+        torch.testing.assert_close(weight, wanted[name])
+    weights, optimiser = stepper.tensors()
+    again = Stepper(run, Place(device=torch.device("cpu")), planned(run, STEPS), pieces=1)
+    again.load(weights, optimiser)
+    own = "blocks.0.mlp.fc1.weight"
+    for stepped, name in ((again.model, f"online.encoder.{own}"), (again.judged, f"average.online.encoder.{own}")):
+        assert torch.equal(stepped.online.encoder.state_dict()[own], weights[name])
+    assert torch.equal(encoder_in(weights)[own], weights[f"average.online.encoder.{own}"])
+    with pytest.raises(Failure, match="it is of another model"):
+        again.load(
+            {name: weight for name, weight in weights.items() if not name.startswith("average.")}
+            | {"average.nothing": torch.zeros(1)},
+            optimiser,
+        )
+
+
+@pytest.mark.parametrize(("method", "encoder"), [("finetune", "micro"), ("finetune_a3", "resnet-micro")])
+def test_a_run_with_an_average_goes_on_as_it_was(method: str, encoder: str, tmp_path: Path) -> None:
+    changes: dict[str, object] = {
+        "encoder": encoder, "data.val": "sample:shapes:n=32", "optim.average": 0.9, "method.measure.classes": 8,
+        "eval.size": None, "eval.every_epochs": 1,
+    }  # fmt: skip
+    whole = worked(job_at(tmp_path / "whole", method, changes))
+    assert whole.code == 0, whole.said
+    job = job_at(tmp_path / "killed", method, changes)
+    assert worked(job, die_at=5).code == -9
+    ended = worked(job)
+    assert ended.result["weights_sha256"] == whole.result["weights_sha256"]
+    assert ended.result["metrics"]["eval/top1"] == whole.result["metrics"]["eval/top1"]
 
 
 def features(count: int, draw: torch.Generator, centres: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from mim_ray.errors import Failure, Mistake
 from mim_ray.launch import train
 from mim_ray.revision import revision
 from mim_ray.storage import Folder
+from tests.databases import fresh
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
 SMALL: dict[str, object] = {
@@ -35,7 +36,7 @@ SMALL: dict[str, object] = {
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", fresh(tmp_path))
     return tmp_path
 
 
