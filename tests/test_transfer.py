@@ -38,6 +38,5 @@ def test_both_encoders_are_judged_alike(
     for row in found:
         for label in ("random", "trained"):
             assert runs[f"shapes-{row['protocol']}-{label}-seed0"]["eval/top1"] == row[label]
-    assert f"| shapes | linear | 0 | {found[0]['random']:.3f} | {found[0]['trained']:.3f} |" in transfer.table(
-        found
-    )
+    shares = f"{found[0]['random']:.3f} | {found[0]['trained']:.3f}"
+    assert f"| shapes | linear | 0 | {shares} |" in transfer.table(found)
