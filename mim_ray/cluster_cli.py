@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from mim_ray.config import parse
 from mim_ray.errors import Failure, Mistake, nearest
 from mim_ray.options import Json, sentence
 from mim_ray.output import print_json
@@ -74,6 +75,12 @@ def check(words: list[str], context: typer.Context) -> None:
         refuse_secrets(overrides)
         if method is not None:
             resolved(method, overrides)
+    if "protocol" in parent.params:
+        from mim_ray.judge import check_words
+
+        own = ("weights", "seeds")
+        given = parse([word for word in parent.params["overrides"] or [] if word.partition("=")[0] not in own])
+        check_words(parent.params["protocol"], given)
 
 
 def fake_command(

@@ -19,7 +19,7 @@ from mim_ray.errors import Mistake, nearest
 from mim_ray.launch import train
 from mim_ray.measures.classify import Classify, Probe
 from mim_ray.methods import PROTOCOLS, recipe, resolved
-from mim_ray.resume import absolute
+from mim_ray.resume import absolute, refuse_secrets
 from mim_ray.run import Run
 from mim_ray.storage import Folder
 from mim_ray.subject import Subject, encoder_words, subject
@@ -85,13 +85,37 @@ def evaluate(
     return result
 
 
-def _sentence(protocol: str, judged: Subject, given: Mapping[str, object]) -> tuple[str, dict[str, object]]:
-    """The recipe's name and what is changed of it: the model's encoder and pictures, the set's classes."""
+def check_words(protocol: str, overrides: Mapping[str, object]) -> None:
+    """What can be said of them where neither the model nor the sets are at hand: that one of the recipes knows them."""
+    method = _method_of(protocol)
+    given = {_path_of(path, method): value for path, value in overrides.items()}
+    refuse_secrets(given)
+    problems = []
+    for recipe_of_one in dict.fromkeys((method, FOR_CNNS.get(method, method))):
+        try:
+            resolved(recipe_of_one, given)
+            return
+        except Mistake as problem:
+            problems.append(problem)
+    raise problems[0]
+
+
+def _method_of(protocol: str) -> str:
     known = [*PROTOCOLS, "fewshot"]
     if protocol not in known:
         raise Mistake(f"no protocol {protocol!r}{nearest(protocol, known)}")
-    few = protocol == "fewshot"
-    method = "finetune" if few else protocol
+    return "finetune" if protocol == "fewshot" else protocol
+
+
+def _path_of(word: str, method: str) -> str:
+    if word == "pool":
+        return "eval.pool" if method == "knn" else "method.measure.pool"
+    return SHORT.get(word, word)
+
+
+def _sentence(protocol: str, judged: Subject, given: Mapping[str, object]) -> tuple[str, dict[str, object]]:
+    """The recipe's name and what is changed of it: the model's encoder and pictures, the set's classes."""
+    few, method = protocol == "fewshot", _method_of(protocol)
     if isinstance(judged.run.method.encoder, CNN):
         method = FOR_CNNS.get(method, method)
     default, words = recipe(method), encoder_words(judged.run)
@@ -109,8 +133,7 @@ def _sentence(protocol: str, judged: Subject, given: Mapping[str, object]) -> tu
         words["method.measure.classes"] = max(map(classes_of, sets))
     if "data.train" in given:  # the learning rate is meant for a number of pictures, so it follows
         words["batch"] = min(default.batch, _pictures_of({**words, **given}))
-    pool = {"pool": "eval.pool" if method == "knn" else "method.measure.pool"}
-    return method, words | {pool.get(path, path): value for path, value in given.items()}
+    return method, words | {_path_of(path, method): value for path, value in given.items()}
 
 
 def _pictures(judged: Run, default: Run) -> dict[str, object]:

@@ -96,7 +96,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fake_cluster": {"errors", "processes"},
     "submit": {"errors"},
     "options": {"config"},
-    "cluster_cli": {"errors", "methods", "options", "output", "resume", "submit", "fake_cluster"},
+    "cluster_cli": {
+        "config",
+        "errors",
+        "judge",
+        "methods",
+        "options",
+        "output",
+        "resume",
+        "submit",
+        "fake_cluster",
+    },
     "data_cli": {"config", "data", "options", "output", "tracking"},
     "cli": BASEMENT
     | {
