@@ -86,7 +86,7 @@ def evaluate(
 
 
 def check_words(protocol: str, overrides: Mapping[str, object]) -> None:
-    """What can be said of them where neither the model nor the sets are at hand: that one of the recipes knows them."""
+    """What can be said where neither the model nor the sets are at hand: that one of the recipes knows them."""
     method = _method_of(protocol)
     given = {_path_of(path, method): value for path, value in overrides.items()}
     refuse_secrets(given)

@@ -96,17 +96,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fake_cluster": {"errors", "processes"},
     "submit": {"errors"},
     "options": {"config"},
-    "cluster_cli": {
-        "config",
-        "errors",
-        "judge",
-        "methods",
-        "options",
-        "output",
-        "resume",
-        "submit",
-        "fake_cluster",
-    },
+    "cluster_cli": {"config", "errors", "fake_cluster", "judge", "methods", "options", "output", "resume"}
+    | {"submit"},
     "data_cli": {"config", "data", "options", "output", "tracking"},
     "cli": BASEMENT
     | {

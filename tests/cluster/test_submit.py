@@ -50,7 +50,7 @@ def nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
         (["show", "mae", "sed=1"], "no field 'sed': did you mean 'seed'?"),
         (["show", "mae", "--jsno"], "No such option: --jsno"),
         (["eval", "linaer", "first"], "no protocol 'linaer': did you mean 'linear'?"),
-        (["eval", "linear", "first", "optim.brl=1"], "no field 'brl': did you mean 'blr'?"),
+        (["eval", "linear", "first", "optim.brl=1"], "no field 'optim.brl': did you mean 'optim.blr'?"),
         (["eval", "knn", "first", "data.val=s3://me:secret@here/x.beton"], "expected no password"),
         (["data"], "no command ''"),
         (["data", "imprt"], "no command 'imprt': did you mean 'import'?"),
