@@ -1,13 +1,10 @@
 """Which sentences mean nothing, and why; refused where they are written."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol
 
 from mim_ray.encoders.cnn import CNN
 from mim_ray.encoders.target import Ema, Labels, Pixels, Twin
 from mim_ray.encoders.vit import ViT
-from mim_ray.errors import Mistake
 from mim_ray.measures.classify import Classify, Probe
 from mim_ray.measures.contrast import Contrast
 from mim_ray.measures.heads import Linear
@@ -63,43 +60,7 @@ def check_sentence(method: Sentence) -> None:
     _check_channels(method)
 
 
-def hidings(method: Sentence, image: tuple[int, int]) -> tuple[bool, bool]:
-    """Whether the first view, and the second if it is encoded, hide anything."""
-    grid, first, second = method.encoder.grid(image), method.t1.mask, method.t2.mask
-    hides = first is not None and first.hides(grid, False)
-    return hides, _encodes_both(method) and second is not None and second.hides(grid, hides)
-
-
-def check_picture(method: Sentence, image: tuple[int, int]) -> None:
-    """What depends on the size of the pictures."""
-    with _named("method.encoder."):
-        grid = method.encoder.grid(image)
-    for name, view in (("t1", method.t1), ("t2", method.t2)):
-        if isinstance(view.mask, RandomMask):
-            with _named(f"method.{name}.mask."):
-                view.mask.count(grid)
-    first, second = hidings(method, image)
-    with _named("method.encoder."):
-        method.encoder.fits(image, hides=first or second)
-    untrained = second and not first and isinstance(method.target, Ema) and not method.symmetric
-    if untrained and method.encoder.hidden != "drop":
-        said, masked = _unmasked(method)
-        raise Mistake(
-            f"{said}: only the target would see the token for hidden patches, and nothing would train it: "
-            f"expected {masked}, method.t2.mask=none or method.symmetric=true"
-        )
-
-
-@contextmanager
-def _named(path: str) -> Iterator[None]:
-    """Mistakes inside begin with the path of what was written."""
-    try:
-        yield
-    except Mistake as mistake:
-        raise Mistake(f"{path}{mistake}") from None
-
-
-def _encodes_both(method: Sentence) -> bool:
+def encodes_both(method: Sentence) -> bool:
     return isinstance(method.target, Twin | Ema)
 
 
@@ -114,7 +75,7 @@ def _masks(method: Sentence) -> tuple[RandomMask | None, RandomMask | Complement
     return first, second
 
 
-def _unmasked(method: Sentence) -> tuple[str, str]:
+def unmasked(method: Sentence) -> tuple[str, str]:
     """How a first view that hides nothing was written, and how one that hides something is."""
     if method.t1.mask is None:
         return "method.t1.mask=none", "method.t1.mask=random"
@@ -134,7 +95,7 @@ def _check_target(method: Sentence) -> None:
             "method.measure=probe: it knows one label of a picture: expected method.shared.cutmix=none and "
             "method.shared.mixup=none"
         )
-    if method.symmetric and not _encodes_both(method):
+    if method.symmetric and not encodes_both(method):
         raise ValueError(f"method.symmetric=true: {target.kind} cannot be exchanged with a view: expected false")
     if method.symmetric and isinstance(measure, Relax) and _masks(method)[1] is None:
         raise ValueError(
@@ -180,10 +141,16 @@ def _check_views(method: Sentence) -> None:
         )
     same = _masks(method) == (None, None) and method.t1.colour is None and method.t2.colour is None
     if same and isinstance(measure, Relax):
-        said, masked = _unmasked(method)
+        said, masked = unmasked(method)
         raise ValueError(
             f"{said}: both views are the same picture, whose decodings have nothing to agree on: "
             f"expected {masked} or method.t2.mask=random"
+        )
+    if same and isinstance(measure, Contrast) and method.crops == 1:
+        said, masked = unmasked(method)
+        raise ValueError(
+            f"{said}: both views are the same picture, which teaches nothing: expected {masked}, "
+            "method.t1.colour=on or method.crops=2"
         )
     for name, view in (("t1", method.t1), ("t2", method.t2)):
         if view.fill != "none" and encoder.hidden == "drop":
@@ -216,6 +183,18 @@ def _check_tokens(method: Sentence) -> None:
 
 def _check_measure(method: Sentence) -> None:
     measure, encoder = method.measure, method.encoder
+    _check_relax(method)
+    follows = isinstance(method.target, Twin) and not method.target.stop_gradient
+    if isinstance(measure, Contrast) and measure.loss == "byol" and follows:
+        raise ValueError(
+            "method.target=twin: byol is perfect where all pictures are alike: expected method.target=ema or "
+            "method.target.stop_gradient=true"
+        )
+    if isinstance(measure, Reconstruct) and measure.fourier is not None and measure.normalise:
+        raise ValueError(
+            "method.measure.normalise=true: patches that are normalised one by one make no picture to take a "
+            "spectrum of: expected false, or method.measure.fourier=none"
+        )
     if isinstance(measure, Contrast) and measure.loss == "byol" and measure.negatives == "all":
         raise ValueError(
             "method.measure.negatives=all: byol has no negatives: expected method.measure.negatives=position or "
@@ -231,6 +210,17 @@ def _check_measure(method: Sentence) -> None:
         raise ValueError(
             "method.encoder.patch=1: a patch of one value has no variance to be divided by: "
             "expected a larger patch or method.measure.normalise=false"
+        )
+
+
+def _check_relax(method: Sentence) -> None:
+    measure, target = method.measure, method.target
+    if not isinstance(measure, Relax) or not isinstance(target, Twin):
+        return
+    if measure.separate and measure.penalty == 0 and target.stop_gradient:
+        raise ValueError(
+            "method.measure.separate=true: nothing would train the second decoder: expected a "
+            "method.measure.penalty above 0, or method.target.stop_gradient=false"
         )
 
 

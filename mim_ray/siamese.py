@@ -13,7 +13,8 @@ from mim_ray.encoders.encoder import Encoder, EncoderModule
 from mim_ray.encoders.target import Ema, Labels, Pixels, Target, Twin, follow, shadow_of
 from mim_ray.encoders.vit import ViT
 from mim_ray.errors import Mistake
-from mim_ray.grammar import check_picture, check_sentence, hidings
+from mim_ray.grammar import check_sentence
+from mim_ray.grammar_of_pictures import check_picture, hidings
 from mim_ray.measures.classify import Classification, Probing
 from mim_ray.measures.contrast import Contrast, Contrasting
 from mim_ray.measures.measure import Measure

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mim_ray.bench import Measured, paired
 from mim_ray.cost import cost
 from mim_ray.methods import resolved
+from mim_ray.siamese import Siamese
 from mim_ray.training.step import has_bf16
 from mim_ray.views import Tokens, View
 
@@ -125,7 +126,7 @@ def _ours(name: str, changes: dict[str, Any], bf16: bool = False, compiled: bool
     crops = torch.randint(0, 256, (PICTURES, 3, *run.data.crop.size), dtype=torch.uint8)
     position = torch.arange(PICTURES)
     stepped = torch.compile(model, dynamic=False) if compiled else model
-    return _stepped(model, lambda: stepped((crops,) * run.method.crops, position).loss, bf16)
+    return _stepped(model, lambda: stepped((crops,) * run.method.crops, position).loss, bf16, run.optim.clip)
 
 
 def _hugging_face(bf16: bool) -> Step:
@@ -164,15 +165,20 @@ def _lightly(bf16: bool) -> Step:
     return _stepped(nn.ModuleList([encoder, decoder]), loss, bf16)
 
 
-def _stepped(model: nn.Module, loss: Step, bf16: bool) -> Step:
+def _stepped(model: nn.Module, loss: Step, bf16: bool, clip: float | None = None) -> Step:
+    """All of a step: the average follows where there is one."""
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-4, fused=True)
 
     def step() -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             found = loss()
         found.backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimiser.step()
         optimiser.zero_grad()
+        if isinstance(model, Siamese):
+            model.follow(0.99)
         return found
 
     return step

@@ -56,6 +56,12 @@ class View(NamedTuple):
     """(B, C, H, W), normalised."""
     hiding: Hiding | None
     """None: everything is shown."""
+    source: Tensor | None = None
+    """The picture it was made of, where that is another."""
+
+    @property
+    def picture(self) -> Tensor:
+        return self.pixels if self.source is None else self.source
 
 
 class Tokens(NamedTuple):

@@ -120,6 +120,44 @@ REFUSED: dict[str, Sequence[tuple[str, Overrides, str]]] = {
             for place in ("t1", "t2", "shared")
         ),
     ],
+    "what trains nothing": [
+        (
+            "simmim",
+            {"method.encoder.at": 12},
+            "method.encoder.at=12: a token that replaces patches after the last block leaves",
+        ),
+        (
+            "simmim_r50",
+            {"method.encoder.hidden": "replace", "method.encoder.at": 4},
+            "method.encoder.at=4: a token",
+        ),
+        (
+            "rmae",
+            {"method.target.stop_gradient": True, "method.measure.penalty": 0, "method.measure.separate": True},
+            "method.measure.separate=true: nothing would train the second decoder: expected a ",
+        ),
+        (
+            "cmae",
+            {
+                "method.t1.mask": "none",
+                "method.t2.mask": "none",
+                "method.t1.colour": None,
+                "method.t2.colour": None,
+            },
+            "method.t1.mask=none: both views are the same picture, which teaches nothing: expected ",
+        ),
+        ("cmae_byol", {"method.target": "twin"}, "method.target=twin: byol is perfect where all pictures are"),
+        (
+            "cmae_no_mask_token",
+            {"method.t1.mask.ratio": 0.95, "method.t2.mask": "random", "method.t2.mask.ratio": 0.95},
+            "method.t1.mask.ratio=0.95 and method.t2.mask.ratio=0.95: of 196 patches the views show 9 and 9, most often",
+        ),
+        (
+            "mae",
+            {"method.measure.fourier": "paper"},
+            "method.measure.normalise=true: patches that are normalised one by one make no picture",
+        ),
+    ],
     "a second view that nobody encodes": [
         ("mae", {"method.t2.fill": "mean"}, "method.t2.fill=mean: " + COMPARED),
         ("a2mim", {"method.t2.fill": "picture_mean"}, "method.t2.fill=picture_mean: " + COMPARED),

@@ -29,7 +29,7 @@ def test_both_encoders_are_judged_alike(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", fresh(tmp_path))
     transfer.SETS["shapes"] = ("sample:shapes:n=128", "sample:shapes:n=40,split=val")
-    short = {"epochs": 1, "eval.every_epochs": 1, "batch": 64, "per_class": 2}
+    short = {"epochs": 1, "eval.every_epochs": 1, "batch": 16, "per_class": 2}
     transfer.PROTOCOLS.update(linear={**short, "per_class": None}, fewshot=short)
     found = transfer.rows("shapes", 1, {"steps": 1})
     assert [row["protocol"] for row in found] == ["linear", "fewshot"]

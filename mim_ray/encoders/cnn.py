@@ -93,6 +93,10 @@ class CNN(Spec):
             )
         return features
 
+    def token_is_last(self, image: tuple[int, int]) -> bool:
+        """Whether nothing of the encoder comes after it."""
+        return self.entry == len(self.fits(image, hides=False)) - 1
+
     def build(self, image: tuple[int, int], *, hides: bool, pooled: bool) -> "Backbone":
         return Backbone(self, image, hides, pooled)
 

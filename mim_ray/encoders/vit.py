@@ -77,6 +77,10 @@ class ViT(Spec):
             return self.at
         return min(SHAPES[self.size].middle, self.blocks) if self.hidden == "add" else 0
 
+    def token_is_last(self, image: tuple[int, int]) -> bool:
+        """Whether nothing of the encoder comes after it."""
+        return self.entry == self.blocks
+
     def grid(self, image: tuple[int, int]) -> Grid:
         if any(side % self.patch for side in image):
             raise Mistake(f"patch={self.patch}: pictures of {image[0]} × {image[1]} are not whole patches")

@@ -52,7 +52,7 @@ class Relaxation(nn.Module):
             first, second = first.float(), second.float()
             fixed = second.detach() if self.stop_gradient else second
             apart = mean_over_scored(distance(first - fixed, "l2"), a, b)
-            true = target(View(b.pixels, None), self.patch, wanted, self.normalise, self.floor)
+            true = target(View(b.picture, None), self.patch, wanted, self.normalise, self.floor)
             kept = mean_over_scored(distance(second - true, "l2"), a, b)
         parts = {"distance": apart.detach(), "autoencoder": kept.detach()}
         return Measured(apart + self.penalty * kept, parts)

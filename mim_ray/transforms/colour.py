@@ -1,6 +1,7 @@
 """Colour jitter on the device, drawn for every image and view from its key; the arithmetic is torchvision's."""
 
 import math
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,14 @@ class Jitter(Spec):
     solarise: float = Field(0.0, ge=0, le=1, description="probability")
 
     def __call__(self, x: Tensor, key: Tensor, shown: Tensor | None) -> Tensor:
-        """x (B, 3, H, W) in [0, 1]; `shown` (B, 1, H, W): the pixels that contrast may know of."""
+        """x (B, 3, H, W) in [0, 1]; `shown` (B, 1, H, W): the pixels that contrast may know of.
+
+        In single precision, for a blur would lose some of it.
+        """
+        with torch.autocast(x.device.type, enabled=False) if not x.is_meta else nullcontext():
+            return self._jittered(x, key, shown)
+
+    def _jittered(self, x: Tensor, key: Tensor, shown: Tensor | None) -> Tensor:
         u = uniforms(key, 9)[..., None, None, None]
         change = u[:, 4] < self.chance
         moved = blended(x, torch.zeros_like(x), self._factor(self.brightness, u[:, 0]))

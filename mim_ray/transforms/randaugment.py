@@ -51,14 +51,26 @@ class RandAugment(Spec):
 
     def __call__(self, x: Tensor, key: Tensor) -> Tensor:
         """(B, 3, H, W) bytes → bytes."""
-        for time in range(self.times):
-            u = uniforms(mixed(key + time), 5)
-            op = (u[:, 0] * len(Op)).long()
-            bell = (-2 * torch.log1p(-u[:, 2])).sqrt() * (2 * math.pi * u[:, 3]).cos()
-            level = (self.magnitude + self.noise * bell).clamp(0, MOST) / MOST
-            sign = torch.where(u[:, 4] < 0.5, -1.0, 1.0)
-            x = applied(x, op.where(u[:, 1] < self.chance, -1), level, sign)
-        return x
+        found: Tensor = augmented(x, key, self.magnitude, self.noise, self.times, self.chance)
+        return found
+
+
+@torch.library.custom_op("mim_ray::rand_augment", mutates_args=())
+def augmented(x: Tensor, key: Tensor, magnitude: float, noise: float, times: int, chance: float) -> Tensor:
+    """One operation to a compiler, for which pictures go which way is known at run time alone."""
+    for time in range(times):
+        u = uniforms(mixed(key + time), 5)
+        op = (u[:, 0] * len(Op)).long()
+        bell = (-2 * torch.log1p(-u[:, 2])).sqrt() * (2 * math.pi * u[:, 3]).cos()
+        level = (magnitude + noise * bell).clamp(0, MOST) / MOST
+        sign = torch.where(u[:, 4] < 0.5, -1.0, 1.0)
+        x = applied(x, op.where(u[:, 1] < chance, -1), level, sign)
+    return x
+
+
+@augmented.register_fake
+def _(x: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(x)
 
 
 def applied(x: Tensor, op: Tensor, level: Tensor, sign: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ class T(Spec):
         view: int,
         partner: Hiding | None,
     ) -> View:
+        picture = pixels
         hiding = self.mask.hiding(grid, position, seed, view, partner) if self.mask else None
         shown = ~to_pixels(hiding.mask, grid) if hiding else None
         if shown is not None and (self.fill != "none" or (self.colour and self.colour.blur)):
@@ -48,7 +49,7 @@ class T(Spec):
         if self.colour:
             key = keys(Purpose.COLOUR, seed, view, position)
             pixels = normalise.redone(self.colour(normalise.undone(pixels), key, shown))
-        return View(pixels, hiding)
+        return View(pixels, hiding, picture)
 
 
 class Shared(Spec):

@@ -218,3 +218,24 @@ def test_a_first_view_that_hides_nothing_beside_a_second_that_does_is_eq_8_or_re
     assert isfinite(model((crops,), position).loss.item())
     if not symmetric:
         assert_same(model, model((crops,), position).loss, slow_eq_8(model, crops, position, 1))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method.t2.colour": "on", "method.t2.colour.chance": 1.0},
+        {"method.encoder.hidden": "replace", "method.t1.fill": "mean", "method.t2.fill": "mean"},
+    ],
+)
+def test_the_second_decoding_is_held_to_the_picture_itself(changes: Mapping[str, object]) -> None:
+    """Not to what a transformation made of it: x in Eq. 8 is the picture."""
+    model = built("rmae", {"method.measure.normalise": False, **changes})
+    crops, position = pictures(2), torch.arange(2)
+    a, b, _ = model.prepared((crops,), position)
+    assert not torch.equal(b.pixels, b.picture)
+    torch.testing.assert_close(b.picture, normalised(crops).to(b.picture.dtype), rtol=1e-5, atol=1e-5)
+    plain = model.measure(*model.online.pair(a, b), a, b).parts["autoencoder"]
+    moved = b._replace(source=b.picture + 0.5)
+    assert model.measure(*model.online.pair(a, b), a, moved).parts["autoencoder"] != plain
+    same = b._replace(pixels=b.pixels + 0.5)
+    assert model.measure(*model.online.pair(a, b), a, same).parts["autoencoder"] == plain

@@ -60,9 +60,9 @@ def test_every_weight_gets_a_gradient_and_the_loss_falls(name: str, photographs:
         measured = model(*inputs(run, photographs))
         optimiser.zero_grad()
         measured.loss.backward()
-        without = [key for key, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
-        assert not without
-        assert all(weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None)
+        trained = {key: weight.grad for key, weight in model.named_parameters() if weight.requires_grad}
+        assert not [key for key, gradient in trained.items() if gradient is None or not gradient.any()]
+        assert all(gradient is not None and gradient.isfinite().all() for gradient in trained.values())
         optimiser.step()
         model.follow(0.99)
         losses.append(measured.loss.item())

@@ -102,7 +102,7 @@ def test_operations_are_drawn_alike_and_half_the_time(monkeypatch: pytest.Monkey
 
     def noted(x: Tensor, op: Tensor, level: Tensor, sign: Tensor) -> Tensor:
         drawn.append((op, level, sign))
-        return x
+        return x.clone()
 
     monkeypatch.setattr("mim_ray.transforms.randaugment.applied", noted)
     n = 20_000
@@ -125,3 +125,11 @@ def test_half_precision_of_a_step_does_not_reach_it() -> None:
     plain = shared.augmented(x, position, Normalise(), 0, 0)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(shared.augmented(x, position, Normalise(), 0, 0), plain)
+
+
+def test_a_compiler_sees_one_operation() -> None:
+    torch.compiler.reset()
+    x, key = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8), torch.arange(4)
+    augment = RandAugment()
+    compiled = torch.compile(lambda x, key: augment(x, key).float() / 255, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(x, key), augment(x, key).float() / 255)
