@@ -150,7 +150,7 @@ REFUSED: dict[str, Sequence[tuple[str, Overrides, str]]] = {
         (
             "cmae_no_mask_token",
             {"method.t1.mask.ratio": 0.95, "method.t2.mask": "random", "method.t2.mask.ratio": 0.95},
-            "method.t1.mask.ratio=0.95 and method.t2.mask.ratio=0.95: of 196 patches the views show 9 and 9, most often",
+            "method.t1.mask.ratio=0.95 and method.t2.mask.ratio=0.95: of 196 patches the views show 9 and 9",
         ),
         (
             "mae",
