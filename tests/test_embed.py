@@ -1,6 +1,9 @@
 """`mim-ray embed`: one feature of every picture, in order, whatever stops it and however many workers."""
 
 import json
+import shutil
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +70,6 @@ def test_workers_share_the_parts(world: int, monkeypatch: pytest.MonkeyPatch) ->
             task(job, Place(rank, world, torch.device("cpu")))
         return {"asked": None}
 
-    from contextlib import nullcontext
-
     monkeypatch.setattr(embed, "engine_for", lambda *_: (nullcontext(), all_of_them))
     embed.embed(MODEL, SET, Path("out.parquet"), words=HERE)
     torch.testing.assert_close(features("out.parquet"), wanted(), rtol=1e-4, atol=1e-5)
@@ -101,12 +102,38 @@ def test_what_was_stopped_goes_on_with_the_parts_it_has(monkeypatch: pytest.Monk
     torch.testing.assert_close(features("out.parquet"), wanted(), rtol=1e-4, atol=1e-5)
 
 
-def test_a_folder_of_pictures_is_embedded_too() -> None:
+def test_a_stop_is_heard_at_every_part_and_others_may_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was begun by two workers is ended by one."""
+
+    def stopped(job: Job, task: Any) -> dict[str, Any]:
+        task(job, Place(0, 2, torch.device("cpu"), is_over=lambda: True))
+        return {"asked": 15}
+
+    with monkeypatch.context() as others:
+        others.setattr(embed, "engine_for", lambda *_: (nullcontext(), stopped))
+        with pytest.raises(SystemExit, match="143"):
+            embed.embed(MODEL, SET, Path("out.parquet"), words={**HERE, "workers": 2})
+    assert len(list(Path(".out.parquet.parts").rglob("part-*.parquet"))) == 1
+    embed.embed(MODEL, SET, Path("out.parquet"), words=HERE)
+    torch.testing.assert_close(features("out.parquet"), wanted(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_folder_of_pictures_is_embedded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
     Path("pictures").mkdir()
     for number in range(3):
         Image.new("RGB", (40, 40), (80 * number, 10, 10)).save(f"pictures/{number}.png")
+    Path("others").mkdir()
+    Image.new("RGB", (40, 40)).save("others/0.png")
+    monkeypatch.setattr(embed, "_joined", lambda *_: sys.exit(1))
+    with pytest.raises(SystemExit):
+        embed.embed(MODEL, "others", Path("out.parquet"), words=HERE)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Mistake, match="has parts of another model or set"):
+        embed.embed(MODEL, "pictures", Path("out.parquet"), words=HERE)
+    shutil.rmtree(".out.parquet.parts")
     embed.embed(MODEL, "pictures", Path("out.parquet"), words=HERE)
     names = pq.read_table("out.parquet")["name"].to_pylist()
     assert sorted(Path(name).name for name in names) == ["0.png", "1.png", "2.png"]

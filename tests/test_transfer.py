@@ -29,14 +29,12 @@ def test_both_encoders_are_judged_alike(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", fresh(tmp_path))
     transfer.SETS["shapes"] = ("sample:shapes:n=128", "sample:shapes:n=40,split=val")
-    short = {"epochs": 1, "eval.every_epochs": 1, "batch": 16, "per_class": 2}
-    transfer.PROTOCOLS.update(linear={**short, "per_class": None}, fewshot=short)
-    found = transfer.rows("shapes", 1, {"steps": 1})
-    assert [row["protocol"] for row in found] == ["linear", "fewshot"]
+    short = {**transfer.FEW, "epochs": 1, "eval.every_epochs": 1, "per_class": 2}
+    linear, few = transfer.rows("shapes", 1, {"steps": 1, "batch": 64}, short)
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     runs = {run.info.run_name: run.data.metrics for run in client.search_runs(["1"])}
-    for row in found:
-        for label in ("random", "trained"):
-            assert runs[f"shapes-{row['protocol']}-{label}-seed0"]["eval/top1"] == row[label]
-    shares = f"{found[0]['random']:.3f} | {found[0]['trained']:.3f}"
-    assert f"| shapes | linear | 0 | {shares} |" in transfer.table(found)
+    for label in ("random", "trained"):
+        assert runs["shapes-seed0"][f"probe/{label}"] == linear[label]
+        assert runs[f"shapes-few-{label}-seed0"]["eval/top1"] == few[label]
+    shares = f"{linear['random']:.3f} | {linear['trained']:.3f}"
+    assert f"| shapes | linear | 0 | {shares} |" in transfer.table([linear, few])
