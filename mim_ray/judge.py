@@ -131,9 +131,10 @@ def _sentence(protocol: str, judged: Subject, given: Mapping[str, object]) -> tu
     if isinstance(default.method.target, Labels) and "data.train" in given:
         sets = [str(given[path]) for path in ("data.train", "data.val") if given.get(path, "none") != "none"]
         words["method.measure.classes"] = max(map(classes_of, sets))
-    if "data.train" in given:  # the learning rate is meant for a number of pictures, so it follows
-        words["batch"] = min(default.batch, _pictures_of({**words, **given}))
-    return method, words | {_path_of(path, method): value for path, value in given.items()}
+    words |= {_path_of(path, method): value for path, value in given.items()}
+    if "data.train" in given and "batch" not in given:  # the learning rate follows it
+        words["batch"] = min(default.batch, _pictures_to_learn_from(resolved(method, words)))
+    return method, words
 
 
 def _pictures(judged: Run, default: Run) -> dict[str, object]:
@@ -144,14 +145,11 @@ def _pictures(judged: Run, default: Run) -> dict[str, object]:
     return {"data.crop.size": own, "eval.size": None} if own < usual else {}
 
 
-def _pictures_of(words: Mapping[str, object]) -> int:
-    """How many there are to learn from."""
-    beton = beton_of(str(words["data.train"]))
-    few = {name: words.get(f"data.few.{name}") for name in ("per_class", "fraction")}
-    subset = Subset.model_validate({name: value for name, value in few.items() if value not in (None, "none")})
+def _pictures_to_learn_from(run: Run) -> int:
+    beton, few = beton_of(str(run.data.train)), run.data.few
     labels = next(iter(beton.labels.values()), None)
     names = () if labels is None else tuple(map(str, range(int(labels.max()) + 1)))
-    return len(choose(subset, labels, names, len(beton), 0).chosen)
+    return len(choose(Subset(per_class=few.per_class, fraction=few.fraction), labels, names, len(beton), 0).chosen)
 
 
 def _check(protocol: str, run: Run) -> None:
@@ -160,10 +158,8 @@ def _check(protocol: str, run: Run) -> None:
     if run.data.val is None and isinstance(run.method.target, Labels):
         raise Mistake(f"data.val=none: {protocol} is judged by pictures it has not learnt from: expected a beton")
     if isinstance(run.method.measure, Classify | Probe):
-        classes, needed = (
-            run.method.measure.classes,
-            max(classes_of(str(run.data.train)), classes_of(str(run.data.val))),
-        )
+        classes = run.method.measure.classes
+        needed = max(classes_of(str(run.data.train)), classes_of(str(run.data.val)))
         if classes < needed:
             raise Mistake(f"classes={classes}: the sets have {needed}: expected that many, or more")
 

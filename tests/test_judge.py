@@ -126,6 +126,7 @@ def test_few_labels_are_as_many_of_every_class() -> None:
         ("knn", "nowhere", {}, "no model 'nowhere'"),
         ("linear", "random:micro", {"layer": 9}, "depth=9: a micro ViT has 6 blocks"),
         ("linear", "random:micro", {"data.train": "sample:photos"}, "has no labels to learn from"),
+        ("fewshot", "random:micro", {"fraction": 2}, "data.few.fraction=2"),
         ("linear", "random:micro", {"classes": 3}, "classes=3: the sets have "),
     ],
 )
