@@ -256,6 +256,7 @@ class Logbook:
         self.reporter.numbers(done, self.last | self.reporter.system())
         self.reporter.progress(done, self.plan.steps, self.writer.step, self.last)
         self.last |= self._seen
+        self.reporter.best()
         self._start_watch(done)
 
     def _looks(self, done: int) -> bool:

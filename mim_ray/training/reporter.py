@@ -99,9 +99,13 @@ class Reporter:
         _, best_step = state["best"] or (None, None)
         if best_step == state["step"]:
             self._best = folder
-        if self._best is not None and not self.journal.has_unsent_files(BESTS):
-            self._model(self._best, f"{next(self._best_slots)}/")
-            self._best = None
+
+    def best(self) -> None:
+        """The best model so far to MLflow, unless the one before is still on its way. Not beside the training: to
+        build an encoder is to draw random numbers, and these are the steps'."""
+        if self.journal is not None and self._best is not None and not self.journal.has_unsent_files(BESTS):
+            best, self._best = self._best, None
+            self._model(best, f"{next(self._best_slots)}/")
 
     def _copy(self, checkpoint: Folder) -> None:
         """For MLflow, unless the one before is still on its way there."""
