@@ -110,13 +110,16 @@ def fetched(where: str, to: Path, uri: str | None = None) -> Path:
     name, _, last = where.rpartition("/")
     best_is_asked_for = last == "best"
     run_id = run_of(uri, name if best_is_asked_for else where)
-    there = [slot for slot in BEST if has_artifact(uri, run_id, slot)]
-    if best_is_asked_for and there:
+    if best_is_asked_for and (there := _bests(uri, run_id)):
         return _newest_whole([fetch(uri, run_id, f"{slot}/{ENCODER}", to / slot) for slot in there])
     if has_artifact(uri, run_id, ENCODER):
         return fetch(uri, run_id, ENCODER, to)
-    hint = f": {where}/best is its best so far" if there else ""
+    hint = f": {where}/best is its best so far" if _bests(uri, run_id) else ""
     raise Mistake(f"{where}: run {run_id} has no encoder yet, which is logged when the run ends{hint}")
+
+
+def _bests(uri: str, run_id: str) -> list[str]:
+    return [slot for slot in BEST if has_artifact(uri, run_id, slot)]
 
 
 def _newest_whole(folders: list[Path]) -> Path:

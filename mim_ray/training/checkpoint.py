@@ -116,7 +116,7 @@ class Checkpoints:
 class Writer:
     """Writes in a thread of its own, one checkpoint at a time; a failure is told once and tried again later."""
 
-    def __init__(self, checkpoints: Checkpoints, written: Callable[[Folder], None]) -> None:
+    def __init__(self, checkpoints: Checkpoints, written: Callable[[Folder, Snapshot], None]) -> None:
         self._checkpoints, self._written = checkpoints, written
         self._thread: threading.Thread | None = None
         self.step = -1
@@ -143,7 +143,7 @@ class Writer:
             logger.warning("checkpoint of step %s could not be written: %s", snapshot.step, error)
             return
         try:
-            self._written(self._checkpoints.folder.below(name))
+            self._written(self._checkpoints.folder.below(name), snapshot)
         except Exception as error:  # it is there all the same
             logger.warning("checkpoint of step %s is not sent on: %s", snapshot.step, error)
 

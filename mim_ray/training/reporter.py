@@ -3,6 +3,7 @@
 import json
 import logging
 import tempfile
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.metadata import version
@@ -25,7 +26,7 @@ from mim_ray.tracking.registry import BEST, ENCODER, METHOD
 from mim_ray.tracking.run import End
 from mim_ray.tracking.spool import Record
 from mim_ray.tracking.system import System
-from mim_ray.training.checkpoint import WHOLE, at_hand
+from mim_ray.training.checkpoint import WHOLE, Snapshot, at_hand
 from mim_ray.training.job import JOB, Job
 from mim_ray.training.meters import Row
 from mim_ray.training.place import Place
@@ -45,8 +46,8 @@ class Reporter:
         self.journal: Journal | None = None
         self._system: System | None = None
         self._slots, self._best_slots = cycle(SLOTS), cycle(BEST)
-        self._best: Folder | None = None
-        """The checkpoint of the best model, until that is sent."""
+        self._best: deque[Folder] = deque(maxlen=1)
+        """The checkpoint of the best model, until that is sent: put here by the thread that writes it."""
 
     def open(self, carried: list[Record]) -> None:
         """`carried`: what MLflow had not confirmed when the checkpoint was made."""
@@ -89,23 +90,28 @@ class Reporter:
         self._file("classes.json", "evaluation", lambda path: path.write_text(json.dumps(verdict.by_class(names))))
         self._file("confusions.png", "evaluation", verdict.draw)
 
-    def checkpoint(self, folder: Folder) -> None:
+    def checkpoint(self, folder: Folder, snapshot: Snapshot) -> None:
         """One is written; called beside the training, which waits for nothing of it."""
         if self.journal is None:
             return
         if self.run.checkpoint.to_mlflow:
             self._copy(folder)
-        state = json.loads(folder.read("state.json"))
-        _, best_step = state["best"] or (None, None)
-        if best_step == state["step"]:
-            self._best = folder
+        best = snapshot.state["best"]
+        if best is not None and best.step == snapshot.step:
+            self._best.append(folder)
 
     def best(self) -> None:
         """The best model so far to MLflow, unless the one before is still on its way. Not beside the training: to
         build an encoder is to draw random numbers, and these are the steps'."""
-        if self.journal is not None and self._best is not None and not self.journal.has_unsent_files(BESTS):
-            best, self._best = self._best, None
-            self._model(best, f"{next(self._best_slots)}/")
+        if self._best and self.journal is not None and not self.journal.has_unsent_files(BESTS):
+            self._send_best()
+
+    def _send_best(self) -> None:
+        """A run does not end for it: a better one may just take its place, or the disk be full."""
+        try:
+            self._model(self._best.pop(), f"{next(self._best_slots)}/")
+        except Exception as error:
+            logger.warning("the best model so far is not sent to MLflow: %s", error)
 
     def _copy(self, checkpoint: Folder) -> None:
         """For MLflow, unless the one before is still on its way there."""
@@ -122,8 +128,8 @@ class Reporter:
         """The model that the run ends with."""
         if self.journal is None or self.journal.has_file(f"{METHOD}/weights.safetensors"):
             return
-        if self._best is not None:
-            self._model(self._best, f"{next(self._best_slots)}/")
+        if self._best:
+            self._send_best()
         self._model(checkpoint, "")
 
     def _model(self, checkpoint: Folder, below: str) -> None:
