@@ -74,6 +74,14 @@ def cluster() -> Iterator[FakeCluster]:
 
 
 @pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    server.wait()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
 def start(cluster: FakeCluster, tmp_path: Path) -> Iterator[Start]:
     begun: list[subprocess.Popen[str]] = []
 
@@ -187,12 +195,12 @@ def node_by_hand(cluster: FakeCluster) -> Iterator[None]:
         joined.wait()
 
 
-def test_a_run_grows_and_shrinks_with_the_cluster(cluster: FakeCluster, start: Start, tmp_path: Path) -> None:
+def test_a_run_grows_and_shrinks_with_the_cluster(
+    cluster: FakeCluster, server: Server, start: Start, tmp_path: Path
+) -> None:
     """Workers that come and go leave no trace in the curve: the batch is that of all workers together. Meanwhile
     its MLflow server is silent for a minute, and killed once."""
     assert cluster.worker_nodes() == {}
-    server = Server(tmp_path)
-    server.wait()
     (monitor,) = (one for one in cluster.processes() if "v2/monitor.py" in processes.title(one))
     words = words_of(tmp_path, "elastic", workers="1:2", steps=5000)
     run = tmp_path / "elastic"
@@ -234,7 +242,6 @@ def test_a_run_grows_and_shrinks_with_the_cluster(cluster: FakeCluster, start: S
     history = client.get_metric_history(known.info.run_id, "train/loss")
     assert {point.step: point.value for point in history} == losses
     assert len(history) == last
-    server.kill()
 
 
 def test_workers_drivers_and_nodes_are_lost_at_any_moment(
