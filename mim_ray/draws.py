@@ -27,6 +27,7 @@ class Purpose(IntEnum):
     EITHER = 10
     AUGMENT = 11
     ERASE = 12
+    ROTATE = 13
 
 
 def _mix(x: U64) -> U64:

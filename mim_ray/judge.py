@@ -11,8 +11,8 @@ from safetensors.torch import save
 
 from mim_ray.config import flatten
 from mim_ray.data.beton import Beton
+from mim_ray.data.loader import drawn
 from mim_ray.data.place import local_beton
-from mim_ray.data.subset import Subset, choose
 from mim_ray.encoders.cnn import CNN
 from mim_ray.encoders.target import Labels
 from mim_ray.errors import Mistake, nearest
@@ -146,10 +146,9 @@ def _pictures(judged: Run, default: Run) -> dict[str, object]:
 
 
 def _pictures_to_learn_from(run: Run) -> int:
-    beton, few = beton_of(str(run.data.train)), run.data.few
-    labels = next(iter(beton.labels.values()), None)
-    names = () if labels is None else tuple(map(str, range(int(labels.max()) + 1)))
-    return len(choose(Subset(per_class=few.per_class, fraction=few.fraction), labels, names, len(beton), 0).chosen)
+    beton = beton_of(str(run.data.train))
+    some = drawn(beton, next(iter(beton.labels.values()), None), run.data.few, run.seed)
+    return len(beton) if some is None else len(some)
 
 
 def _check(protocol: str, run: Run) -> None:

@@ -14,7 +14,7 @@ from mim_ray.errors import Failure, Mistake
 from mim_ray.options import Json, Track
 from mim_ray.output import keep, print_json, print_table
 
-Metric = Annotated[str, typer.Option(help="What is compared; train/… : lower is better.")]
+Metric = Annotated[str, typer.Option(help="What is compared; of a loss (train/…, eval/loss) lower is better.")]
 Words = Annotated[list[str] | None, typer.Argument(help="method=… space=… data=CHECKSUM path=value …")]
 Uri = Annotated[str | None, typer.Option("--uri", help="MLflow; else MLFLOW_TRACKING_URI, else mlflow.db here.")]
 KNN = "eval/knn_top1"
@@ -164,7 +164,8 @@ def promote_command(
     as_json: Json = False,
 ) -> None:
     """Gives the alias to a version that is better, by a score of the same data and protocol."""
-    from mim_ray.tracking.ranking import differences, is_higher_better, score
+    from mim_ray.scores import is_higher_better
+    from mim_ray.tracking.ranking import differences, score
     from mim_ray.tracking.registry import CHAMPION, PREVIOUS, set_champion, version_of, versions
     from mim_ray.tracking.run import resolved_uri
 

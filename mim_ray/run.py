@@ -6,24 +6,23 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from mim_ray.config import Spec
+from mim_ray.data.subset import Subset
+from mim_ray.encoders.target import Labels
 from mim_ray.encoders.vit import ViT
+from mim_ray.scores import LOOKED_AT, LOSS
 from mim_ray.siamese import Method
 from mim_ray.transforms.crop import Crop, RandomCrop
-
-
-class Few(Spec):
-    """At most one of them; drawn by the run's seed."""
-
-    per_class: PositiveInt | None = Field(None, description="this many images of every class")
-    fraction: float | None = Field(None, gt=0, le=1, description="this share of every class")
 
 
 class Data(Spec):
     train: str | None = Field(None, description="a beton (path or URL) or a sample: set")
     val: str | None = Field(None, description="pictures to look at while training; none: some of data.train")
-    few: Few = Field(Few(), description="some of data.train, for learning from few labels")
+    few: Subset = Field(Subset(), description="some of data.train, drawn by the seed")
     crop: Crop = RandomCrop()
-    samples_per_epoch: PositiveInt | None = Field(None, description="a virtual epoch; none: the set's size")
+    samples_per_epoch: PositiveInt | Literal["all"] | None = Field(
+        None,
+        description="a virtual epoch; all: as many as data.train has; none: as many as are drawn of it",
+    )
     backend: Literal["auto", "ffcv", "torch"] = "auto"
     threads: PositiveInt | None = Field(None, description="decoding threads of a worker; none: its cores but one")
     ahead: PositiveInt = Field(3, description="batches made in advance")
@@ -58,17 +57,13 @@ class Schedule(Spec):
     warmup_epochs: float = Field(20, ge=0, description="linear from 0; a half cosine to 0 follows")
 
 
-LOOKED_AT = ("eval/knn_top1", "eval/knn_top5", "eval/top1", "eval/top5")
-"""What is higher for a better run, and found whenever a run is looked at."""
-
-
 class Checkpoint(Spec):
     every_steps: PositiveInt | None = Field(None, description="none: by time alone")
     every_minutes: PositiveFloat | None = Field(15, description="none: by steps alone")
     keep: PositiveInt = Field(2, description="how many of the newest to keep")
     best: str | None = Field(
         "eval/knn_top1",
-        description="keep the one where this is highest, too (lowest, for train/…), when looked at",
+        description="when looked at, keep the one that is best by this, too: highest, but for a loss",
     )
     to_mlflow: bool = Field(False, description="also as artifacts, to go on from where the folder is lost")
 
@@ -82,6 +77,9 @@ class Checkpoint(Spec):
 
 class Eval(Spec):
     every_epochs: PositiveFloat | None = Field(10, description="how often, and at both ends; none: never")
+    patience: PositiveInt | None = Field(
+        None, description="looks without a better checkpoint.best after which the run ends; none: it goes on"
+    )
     most: PositiveInt | None = Field(5000, description="most pictures of a set; none: all of them")
     share: float = Field(0.875, gt=0, le=1, description="of a picture's shorter side that is looked at")
     size: tuple[PositiveInt, PositiveInt] | None = Field(
@@ -163,6 +161,18 @@ class Run(Spec):
                     f"eval.size: a ViT's positions are those of data.crop.size: expected {height},{width}"
                 )
             self.method.fits(self.looked_at)
+        return self
+
+    @model_validator(mode="after")
+    def _best_can_be_found(self) -> "Run":
+        best = self.checkpoint.best
+        if best == LOSS and self.data.val is None:
+            raise ValueError(f"checkpoint.best={LOSS}: of pictures that are not learnt from: expected data.val=")
+        if best == LOSS and isinstance(self.method.target, Labels):
+            raise ValueError(f"checkpoint.best={LOSS}: classifiers are judged by eval/top1: expected that")
+        if self.eval.patience is not None and (best is None or self.eval.every_epochs is None):
+            missing = "checkpoint.best" if best is None else "eval.every_epochs"
+            raise ValueError(f"eval.patience={self.eval.patience}: nothing is found to wait for: set {missing}=")
         return self
 
     @property

@@ -29,17 +29,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "grammar_of_pictures": BASEMENT | {"encoders", "grammar", "measures", "transforms", "views"},
     "siamese": BASEMENT
     | {"grammar", "grammar_of_pictures", "views", "world", "transforms", "encoders", "measures"},
-    "run": BASEMENT | {"encoders", "transforms", "siamese"},
+    "scores": set(),
+    "run": BASEMENT | {"data", "encoders", "scores", "siamese", "transforms"},
     "methods": BASEMENT | {"transforms", "encoders", "measures", "siamese", "run"},
     "weights": BASEMENT | {"blocks", "transforms", "encoders", "measures", "siamese", "storage", "views"},
     "cost": {"blocks", "encoders", "measures", "run", "siamese", "transforms"},
     "step_bench": {"bench", "blocks", "cost", "methods", "siamese", "training", "views"},
     "data": BASEMENT | {"transforms", "bench"},
-    "tracking": BASEMENT,
+    "tracking": BASEMENT | {"scores"},
     "storage": {"errors"},
     "training": BASEMENT
     | {"cost", "data", "encoders", "evaluate", "measures", "methods", "model_card", "models"}
-    | {"run", "siamese", "storage"}
+    | {"run", "scores", "siamese", "storage"}
     | {"revision", "tracking", "views", "weights", "world"},
     "board": set(),
     "charts": set(),
@@ -47,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ray_train": {"board", "errors", "ray_room", "run", "training"},
     "resume": BASEMENT | {"phrases", "run", "storage", "tracking", "training"},
     "evaluate": BASEMENT
-    | {"blocks", "data", "encoders", "measures", "run", "siamese", "transforms", "views", "world"},
+    | {"blocks", "data", "encoders", "measures", "run", "scores", "siamese", "transforms", "views", "world"},
     "subject": BASEMENT | {"encoders", "methods", "models", "run", "tracking", "weights"},
     "judge": BASEMENT
     | {
@@ -79,6 +80,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "models",
         "options",
         "output",
+        "scores",
         "tracking",
     },
     "eval_cli": {"config", "embed", "errors", "judge", "options", "output"},

@@ -6,6 +6,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
@@ -15,13 +16,14 @@ from torch import Tensor
 
 from mim_ray.data import native
 from mim_ray.data.beton import Beton
+from mim_ray.data.card import Card
 from mim_ray.data.memory import available_bytes, in_words
 from mim_ray.data.order import SEEDS, Order, require_whole
 from mim_ray.data.place import local_beton
 from mim_ray.data.plain import PlainDecoder
 from mim_ray.data.stream import Buffers, Decoder, Making, Plan, Stream
-from mim_ray.data.subset import Subset, choose
-from mim_ray.errors import Mistake, nearest
+from mim_ray.data.subset import Int64s, Subset, choose
+from mim_ray.errors import Failure, Mistake, nearest
 from mim_ray.transforms.crop import CenterCrop, RandomCrop
 
 logger = logging.getLogger("mim_ray.data")
@@ -46,7 +48,7 @@ class Loader:
 
     `batches(start, stop)` yields the steps asked for, across epochs, from any step on. Give
     `samples_per_epoch` for virtual epochs, `shuffle=False, keep_tail=True` and a `CenterCrop` for evaluation,
-    a `subset` for some of the samples, drawn by the seed.
+    a `subset` for some of the samples, drawn by the seed; "all" makes its epochs as long as those of the set.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Loader:
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
-        samples_per_epoch: int | None = None,
+        samples_per_epoch: int | Literal["all"] | None = None,
         shuffle: bool = True,
         keep_tail: bool = False,
         label: str | None = "auto",
@@ -73,7 +75,7 @@ class Loader:
     ) -> None:
         self.threads = spare_cores() if threads is None else threads
         numbers = {"batch": batch, "views": views, "world": world, "threads": self.threads, "ahead": ahead}
-        if samples_per_epoch is not None:
+        if samples_per_epoch is not None and samples_per_epoch != "all":
             numbers["samples_per_epoch"] = samples_per_epoch
         for name, value in numbers.items():
             require_whole(name, value, 1)
@@ -94,9 +96,10 @@ class Loader:
         self._file = self.beton.path.open("rb", buffering=0)  # kept open: a cache may evict it between two epochs
         weakref.finalize(self, self._file.close)
         self._labels = self._label_column(label)
-        self._chosen = self._choice(subset, seed)
+        self._chosen = drawn(self.beton, self._labels, subset or Subset(), seed)
         size = len(self.beton) if self._chosen is None else len(self._chosen)
-        self.order = Order(size, batch, seed, samples_per_epoch, shuffle, keep_tail)
+        epoch = len(self.beton) if samples_per_epoch == "all" else samples_per_epoch
+        self.order = Order(size, batch, seed, epoch, shuffle, keep_tail)
         self.crop = crop or RandomCrop()
         self.views, self.seed, self.rank, self.world = views, seed, rank, world
         self.ahead, self.stall_seconds = ahead, stall_seconds
@@ -184,13 +187,6 @@ class Loader:
             raise Mistake(f"label={label!r}: {self.beton.path} has none of that name{near}")
         return cast("np.ndarray[tuple[int], np.dtype[np.int64]]", columns[label])
 
-    def _choice(self, subset: Subset | None, seed: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]] | None":
-        """Which samples there are, where not all are wanted: the same ones for a seed, whatever the workers."""
-        if subset is None or subset == Subset():
-            return None
-        names = tuple(map(str, range(0 if self._labels is None else int(self._labels.max()) + 1)))
-        return choose(subset, self._labels, names, len(self.beton), seed).chosen
-
     def _refuse_what_does_not_fit(self, shape: tuple[int, ...]) -> None:
         b = self.beton
         largest = int(np.argmax(b.width.astype(np.int64) * b.height))
@@ -209,6 +205,16 @@ class Loader:
                 f"{in_words(scratch)} for {b.width[largest]} × {b.height[largest]} pixels ({b.name(largest)}): "
                 f"lower batch=, ahead= or threads=, or import with max_resolution="
             )
+
+
+def drawn(beton: Beton, labels: Int64s | None, subset: Subset, seed: int) -> Int64s | None:
+    """Which samples there are, where not all are wanted: the same ones for a seed, whatever the workers."""
+    if subset == Subset():
+        return None
+    names = tuple(map(str, range(0 if labels is None else int(labels.max()) + 1)))
+    with suppress(Mistake, Failure):  # or nobody has written down what they are called
+        names = Card.read(beton.path).classes
+    return choose(subset, labels, names, len(beton), seed).chosen
 
 
 def chosen_backend(backend: Backend) -> Literal["ffcv", "torch"]:

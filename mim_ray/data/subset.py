@@ -15,9 +15,9 @@ Int64s = NDArray[np.int64]
 
 
 class Subset(Spec):
-    """At most one of n, per_class, fraction; one_class narrows the source before that."""
+    """At most one of n, per_class, fraction, or n of per_class; one_class narrows the source before that."""
 
-    n: PositiveInt | None = Field(None, description="this many images at random")
+    n: PositiveInt | None = Field(None, description="this many images at random; with per_class: of those")
     per_class: PositiveInt | None = Field(None, description="this many images of every class")
     one_class: str | None = Field(None, description="only this class")
     fraction: float | None = Field(None, gt=0, le=1, description="this share of every class (stratified)")
@@ -39,7 +39,7 @@ class Choice:
 
 def choose(subset: Subset, labels: Int64s | None, classes: tuple[str, ...], size: int, seed: int) -> Choice:
     asked = [name for name in ("n", "per_class", "fraction") if getattr(subset, name) is not None]
-    if len(asked) > 1:
+    if len(asked) > 1 and asked != ["n", "per_class"]:
         raise Mistake(f"{' and '.join(asked)} cannot be asked for together: choose one")
     wants_classes = [name for name in ("per_class", "one_class") if getattr(subset, name) is not None]
     if labels is None and wants_classes:
@@ -51,15 +51,17 @@ def choose(subset: Subset, labels: Int64s | None, classes: tuple[str, ...], size
     if not len(shuffled):
         of_class = f" of class {subset.one_class!r}" if subset.one_class else ""
         raise Mistake(f"the source has no images{of_class}")
-    if subset.n is not None:
-        if subset.n > len(shuffled):
-            raise Mistake(f"n={subset.n}: the source has {len(shuffled)} images to draw from")
-        # Any image may stand in for any other, so all of them are one group.
-        group_of = np.zeros(size, np.int64)
+    if subset.per_class is None and subset.n is not None:
+        group_of = np.zeros(size, np.int64)  # any image may stand in for any other
     groups = {int(g): shuffled[group_of[shuffled] == g] for g in np.unique(group_of[shuffled])}
     counts = _counts(subset, {g: len(members) for g, members in groups.items()}, classes)
+    drawn = np.concatenate([members[: counts[g]] for g, members in groups.items()])
+    if subset.n is not None:
+        if subset.n > len(drawn):
+            raise Mistake(f"n={subset.n}: the source has {len(drawn)} images to draw from")
+        drawn = shuffled[np.isin(shuffled, drawn)][: subset.n]  # any of them, of whichever class
     return Choice(
-        np.concatenate([members[: counts[g]] for g, members in groups.items()]),
+        drawn,
         group_of,
         {g: iter(members[counts[g] :].tolist()) for g, members in groups.items()},
         exact=bool(asked),
@@ -67,7 +69,7 @@ def choose(subset: Subset, labels: Int64s | None, classes: tuple[str, ...], size
 
 
 def _counts(subset: Subset, sizes: dict[int, int], classes: tuple[str, ...]) -> dict[int, int]:
-    if subset.n is not None:
+    if subset.n is not None and subset.per_class is None:
         return dict.fromkeys(sizes, subset.n)
     if subset.per_class is not None:
         for group, size in sizes.items():

@@ -11,9 +11,11 @@ from mim_ray.data.loader import Loader
 from mim_ray.encoders.target import Labels
 from mim_ray.evaluate.features import Features, evaluating, features_of, few_pictures
 from mim_ray.evaluate.knn import knn
+from mim_ray.evaluate.loss import loss_of
 from mim_ray.evaluate.pictures import save_sheet
 from mim_ray.evaluate.verdict import Verdict, judged
 from mim_ray.run import Run
+from mim_ray.scores import LOSS
 from mim_ray.siamese import Siamese
 from mim_ray.transforms.crop import CenterCrop
 
@@ -38,6 +40,8 @@ class Onlooker:
         seen = train if self._val is None else self._features(model, self._val)
         bank, queries = F.normalize(train.pooled), F.normalize(seen.pooled)
         found = {"collapse/feature_spread": spread_of(queries), "collapse/patch_similarity": seen.similarity}
+        if self._val is not None:
+            found[LOSS] = loss_of(model, self._val)
         if train.labels is not None and seen.labels is not None and len(train.labels) > 1:
             scores = knn(
                 queries,

@@ -10,6 +10,7 @@ from mim_ray.run import Run
 
 METHODS: dict[str, Callable[[], Run]] = {
     "mae": mae.mae,
+    "mae_few": mae.mae_few,
     "mae_jitter_whole": mae.mae_jitter_whole,
     "mae_jitter_visible": mae.mae_jitter_visible,
     "rmae": rmae.rmae,

@@ -28,6 +28,18 @@ def mae() -> Run:
     )
 
 
+def mae_few() -> Run:
+    """MAE on a handful of pictures (section 4), much varied: draw them by data.few.n=10, also with
+    data.few.one_class=NAME or data.few.per_class=1; an epoch is as long as that of the whole set."""
+    changes = {
+        "data.crop.scale": (0.08, 1.0),
+        "data.samples_per_epoch": "all",
+        "method.shared.rotate": "on",
+        "method.shared.colour": "on",
+    }
+    return resolve(mae(), changes)
+
+
 def mae_jitter_whole() -> Run:
     """MAE with the whole picture's colours jittered, the target's too (table 4: 83.1)."""
     return resolve(mae(), {"method.shared.colour": "on"})

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mim_ray.errors import Mistake, nearest
+from mim_ray.scores import is_higher_better
 from mim_ray.tracking.server import connected, needed
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ TAGS = {
 """Words for what runs are told apart by; any other is a setting's path."""
 
 MEASURED_BY = (
-    "data.val", "data.few.per_class", "data.few.fraction", "eval.most", "eval.share", "eval.size", "eval.pool",
-    "eval.neighbours", "eval.temperature",
+    "data.val", "data.few.n", "data.few.per_class", "data.few.one_class", "data.few.fraction",
+    "eval.most", "eval.share", "eval.size", "eval.pool", "eval.neighbours", "eval.temperature",
 )  # fmt: skip
 """Settings that a score depends on beside the model."""
 
@@ -103,10 +104,6 @@ def differences(one: Candidate, other: Candidate) -> list[str]:
         for name in names
         if one.by.get(name) != other.by.get(name)
     ]
-
-
-def is_higher_better(metric: str) -> bool:
-    return not metric.startswith("train/")
 
 
 def all_runs(client: "MlflowClient", which: str = "") -> list[Any]:

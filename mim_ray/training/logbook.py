@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any
 
 from mim_ray import world
 from mim_ray.data.loader import Loader
@@ -12,6 +12,7 @@ from mim_ray.errors import Failure
 from mim_ray.evaluate.online import Onlooker, alarms
 from mim_ray.run import Run
 from mim_ray.tracking.spool import Record
+from mim_ray.training.best import Best, bettered, steps_between_looks, waited_enough
 from mim_ray.training.checkpoint import Checkpoints, Snapshot, Torn, Writer, name_of
 from mim_ray.training.job import Job
 from mim_ray.training.listener import Listener
@@ -43,13 +44,6 @@ class NotFinite(Exception):
 
 class Stopped(Exception):
     """Someone asked for the end; the checkpoint is written."""
-
-
-class Best(NamedTuple):
-    """The best checkpoint so far, by `checkpoint.best`."""
-
-    value: float
-    step: int
 
 
 class Logbook:
@@ -112,6 +106,10 @@ class Logbook:
         self.listener.begin(done)
         return done
 
+    def is_over(self, done: int) -> bool:
+        """Whether the last step is done, or nothing better is waited for."""
+        return done == self.plan.steps or waited_enough(self.best, self.run, self.plan.steps_per_epoch, done)
+
     def reads(self, done: int) -> bool:
         """Whether the losses up to this step are read for what is done after it: the same on every worker."""
         every = self.run.checkpoint.every_steps
@@ -143,7 +141,7 @@ class Logbook:
         self._heeded = notice
         if urgent or self._is_due(done) or (self.best and self.best.step == done):
             self._save(stepper, done, at_once=urgent)
-        if notice == Notice.STOP:
+        if notice == Notice.STOP or (self.is_over(done) and done < self.plan.steps):
             raise Stopped(done)
         if done % max(self.plan.steps_per_epoch, self.run.tracking.every_steps) == 0:
             self.place.report({"step": done, **self.last})
@@ -171,7 +169,10 @@ class Logbook:
             raise Failure(f"the last checkpoint could not be written: {self.writer.error}")
         if self.place.rank != 0:
             return {}
-        name, finished = name_of(done), done == self.plan.steps
+        name, finished = name_of(done), self.is_over(done)
+        if finished and done < self.plan.steps:
+            words = f"no better {self.run.checkpoint.best} in {self.run.eval.patience} looks"
+            logger.warning("the run ends at step %d of %d: %s", done, self.plan.steps, words)
         if finished and done:
             self.reporter.last(self.checkpoints.folder.below(name))
         unsent = self.reporter.close(
@@ -213,7 +214,7 @@ class Logbook:
     def _is_due(self, done: int) -> bool:
         every, minutes = self.run.checkpoint.every_steps, self.run.checkpoint.every_minutes
         by_time = minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
-        return done == self.plan.steps or by_time or (every is not None and done % every == 0)
+        return self.is_over(done) or by_time or (every is not None and done % every == 0)
 
     def _save(self, stepper: Stepper, done: int, *, at_once: bool) -> None:
         """By the first worker alone: all of them are the same."""
@@ -261,10 +262,8 @@ class Logbook:
 
     def _looks(self, done: int) -> bool:
         """Whether the run is looked at after this step."""
-        every = self.run.eval.every_epochs
-        if every is None:
-            return False
-        return done == self.plan.steps or done % max(1, round(every * self.plan.steps_per_epoch)) == 0
+        between = steps_between_looks(self.run, self.plan.steps_per_epoch)
+        return between is not None and (done == self.plan.steps or done % between == 0)
 
     def _look(self, stepper: Stepper, done: int) -> None:
         began = time.monotonic()
@@ -280,11 +279,8 @@ class Logbook:
                 self.reporter.verdict(self.onlooker.verdict, self.run)
             if self.run.eval.pictures:
                 self.reporter.picture(done, "views", lambda path: self.onlooker.draw(stepper.judged, path))
-        metric = self.run.checkpoint.best
-        if done and metric in self.last:
-            value = self.last[metric] * (1 if metric.startswith("eval/") else -1)
-            if self.best is None or value > self.best.value:
-                self._set_best((value, done))
+        if done:
+            self._set_best(bettered(self.best, self.run, self.last, done))
         self._began += time.monotonic() - began
 
     def _set_best(self, best: Any) -> None:

@@ -9,7 +9,6 @@ import torch
 
 from mim_ray import world
 from mim_ray.data.loader import Loader
-from mim_ray.data.subset import Subset
 from mim_ray.errors import Mistake
 from mim_ray.run import Run
 from mim_ray.training.job import Job
@@ -37,7 +36,7 @@ def work(job: Job, place: Place, stepper_of: type[Stepper] = Stepper) -> dict[st
         first = done = logbook.restore(stepper)
         began = time.perf_counter()
         with suppress(Stopped):
-            while done < plan.steps:
+            while not logbook.is_over(done):
                 try:
                     for batch in loader.batches(done, plan.steps):
                         measured = None
@@ -73,5 +72,5 @@ def loader_for(run: Run, place: Place) -> Loader:
         threads=run.data.threads or max(1, torch.get_num_threads() - 1),
         ahead=run.data.ahead,
         stage=run.data.stage,
-        subset=Subset(per_class=run.data.few.per_class, fraction=run.data.few.fraction),
+        subset=run.data.few,
     )

@@ -17,6 +17,7 @@ from mim_ray.transforms.mask import Mask
 from mim_ray.transforms.mixup import MixUp
 from mim_ray.transforms.pixels import Normalise
 from mim_ray.transforms.randaugment import RandAugment
+from mim_ray.transforms.rotate import Rotate
 from mim_ray.views import Grid, Hiding, View
 
 
@@ -56,6 +57,7 @@ class Shared(Spec):
     """What happens to the picture itself, before the two views are made of it."""
 
     augment: RandAugment | None = None
+    rotate: Rotate | None = None
     erase: Erase | None = None
     cutmix: CutMix | None = None
     mixup: MixUp | None = Field(None, description="with cutmix, too: one or the other, as often")
@@ -71,6 +73,8 @@ class Shared(Spec):
         with torch.autocast(crop.device.type, enabled=False) if not crop.is_meta else nullcontext():
             if self.augment:
                 crop = self.augment(crop, keys(Purpose.AUGMENT, seed, view, position))
+            if self.rotate:
+                crop = self.rotate(crop, keys(Purpose.ROTATE, seed, view, position))
             if self.erase:
                 crop = self.erase(crop, keys(Purpose.ERASE, seed, view, position), normalise)
         return crop

@@ -41,11 +41,13 @@ def test_n_images_are_n_images(n: int) -> None:
 def test_a_smaller_n_lies_within_a_larger_one() -> None:
     assert samples(n=5) < samples(n=10) < samples(n=99)
     assert samples(per_class=2) < samples(per_class=20)
+    assert samples(per_class=1, n=1) < samples(per_class=1, n=2) < samples(per_class=1)
     assert samples(one_class="dog", n=5) < samples(one_class="dog", n=10) < samples(one_class="dog")
 
 
 def test_each_class_has_as_many_as_asked_for() -> None:
     assert counts(per_class=20) == [20, 20, 20]
+    assert sorted(counts(per_class=1, n=2)) == [0, 1, 1]
     assert counts(one_class="owl") == [0, 0, 20]
     assert counts(one_class="owl", n=3) == [0, 0, 3]
     assert counts(one_class="owl", per_class=3) == [0, 0, 3]
@@ -102,6 +104,7 @@ def test_without_a_number_nothing_is_replaced() -> None:
         ({"n": 5, "fraction": 0.1}, "n and fraction cannot be asked for together: choose one"),
         ({"n": 101}, "n=101: the source has 100 images to draw from"),
         ({"one_class": "dog", "n": 31}, "n=31: the source has 30 images to draw from"),
+        ({"n": 4, "per_class": 1}, "n=4: the source has 3 images to draw from"),
         ({"per_class": 21}, "per_class=21: class 'owl' has 20 images"),
         ({"one_class": "dgo"}, "one_class=dgo: no class of that name: did you mean 'dog'"),
     ],

@@ -1,10 +1,12 @@
 """One grid over every method: builds, learns, survives text, is one graph; one of each family is compiled."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mim_ray.config import changed, flatten, resolve
 from mim_ray.cost import cost
@@ -199,6 +201,50 @@ def storages_behind(loss: Tensor) -> Iterator[torch.UntypedStorage]:
             held = value if isinstance(value, tuple) else (value,)
             yield from (part.untyped_storage() for part in held if isinstance(part, Tensor))
         waiting += [before for before, _ in node.next_functions]
+
+
+@pytest.mark.parametrize("name", ["cmae", "cmae_byol", "mocov3"])
+def test_the_target_branch_keeps_nothing_for_the_backward_pass(name: str, photographs: Tensor) -> None:
+    run = micro(name)
+    model = built(run)
+    assert model.target is not None
+    kept: list[Tensor] = []
+    within = [False]
+    for hook, inside in ((model.target.register_forward_pre_hook, True), (model.target.register_forward_hook, False)):
+        hook(lambda *_, inside=inside: within.__setitem__(0, inside))
+
+    def keep(tensor: Tensor) -> Tensor:
+        if within[0]:
+            kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(*inputs(run, photographs))
+        assert not kept
+        within[0] = True
+        model(*inputs(run, photographs))
+        assert not within[0]
+
+
+class Sorts(TorchDispatchMode):
+    """Counts them."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket in (torch.ops.aten.sort, torch.ops.aten.argsort)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("name", "drawn"), [("mae", 1), ("rmae", 1), ("rmae_25", 2), ("cmae", 1), ("a2mim", 1)])
+def test_what_is_hidden_is_sorted_once_for_each_draw(name: str, drawn: int, photographs: Tensor) -> None:
+    """The complement is the same order from its other end."""
+    run = micro(name)
+    with Sorts() as sorts:
+        built(run)(*inputs(run, photographs))
+    assert sorts.count == drawn
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,37 @@
+"""Which checkpoint is the best so far, by `checkpoint.best`, and how long a better one is waited for."""
+
+import math
+from typing import NamedTuple
+
+from mim_ray.run import Run
+from mim_ray.scores import is_higher_better
+from mim_ray.training.meters import Row
+
+
+class Best(NamedTuple):
+    value: float
+    """What it is compared by: higher is better."""
+    step: int
+
+
+def bettered(best: Best | None, run: Run, found: Row, done: int) -> Best | None:
+    """The best after what was just found."""
+    metric = run.checkpoint.best
+    if metric is None or not math.isfinite(found.get(metric, math.nan)):
+        return best
+    value = found[metric] if is_higher_better(metric) else -found[metric]
+    return Best(value, done) if best is None or value > best.value else best
+
+
+def steps_between_looks(run: Run, steps_per_epoch: int) -> int | None:
+    """None: it is never looked at."""
+    every = run.eval.every_epochs
+    return None if every is None else max(1, round(every * steps_per_epoch))
+
+
+def waited_enough(best: Best | None, run: Run, steps_per_epoch: int, done: int) -> bool:
+    """Whether `eval.patience` looks have found nothing better."""
+    between = steps_between_looks(run, steps_per_epoch)
+    if best is None or between is None or run.eval.patience is None:
+        return False
+    return done - best.step >= run.eval.patience * between
