@@ -8,7 +8,7 @@ from typing import NamedTuple
 from mim_ray.progress import progress
 
 
-class Measured(NamedTuple):
+class Finding(NamedTuple):
     ratio: float
     low: float
     """The 95 % confidence interval of the median."""
@@ -21,7 +21,7 @@ Side = Callable[[], float]
 """Does a fixed amount of work and returns its rate or cost."""
 
 
-def paired(what: str, ours: Side, theirs: Side, *, pairs: int, unit: str) -> Measured:
+def paired(what: str, ours: Side, theirs: Side, *, pairs: int, unit: str) -> Finding:
     """ours / theirs, each pair measured back to back, the order swapped from pair to pair."""
     ratios = []
     ours(), theirs()
@@ -36,9 +36,9 @@ def paired(what: str, ours: Side, theirs: Side, *, pairs: int, unit: str) -> Mea
     return median_of(ratios, unit)
 
 
-def median_of(values: list[float], unit: str) -> Measured:
+def median_of(values: list[float], unit: str) -> Finding:
     low, high = median_interval(values)
-    return Measured(statistics.median(values), low, high, len(values), unit)
+    return Finding(statistics.median(values), low, high, len(values), unit)
 
 
 def median_interval(values: list[float], confidence: float = 0.95) -> tuple[float, float]:

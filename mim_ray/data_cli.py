@@ -67,9 +67,9 @@ def verify(beton: Path, track: Track = True, as_json: Json = False) -> None:
 @data.command()
 def info(beton: Path, track: Track = True, as_json: Json = False) -> None:
     """The dataset's card."""
-    from mim_ray.data.card import Card
+    from mim_ray.data.card import SetCard
 
-    card = Card.read(beton)
+    card = SetCard.read(beton)
     result = card.model_dump(mode="json")
     if as_json:
         print_json(result)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mim_ray.config import changed, flatten
-from mim_ray.data.card import Card
+from mim_ray.data.card import SetCard
 from mim_ray.data.place import local_beton
 from mim_ray.errors import Failure, Mistake
 from mim_ray.methods import METHODS, recipe, resolved
@@ -205,8 +205,8 @@ def _dataset(run: Run) -> Dataset | None:
     with suppress(Exception):  # of any file system; a run does without
         if "://" in path:
             folder, _, name = path.rpartition("/")
-            content = Folder(folder).read(Card.path_beside(Path(name)).name)
-            return Dataset(path, Card.model_validate_json(content).checksum)
+            content = Folder(folder).read(SetCard.path_beside(Path(name)).name)
+            return Dataset(path, SetCard.model_validate_json(content).checksum)
         beton = local_beton(path) if path.startswith("sample:") else Path(path)
-        return Dataset(path, Card.read(beton).checksum)
+        return Dataset(path, SetCard.read(beton).checksum)
     return None

@@ -9,7 +9,7 @@ from mim_ray.methods import resolved
 from mim_ray.run import Run
 
 
-class Card(Spec):
+class ModelCard(Spec):
     """What an encoder is and where it comes from."""
 
     method: str
@@ -28,7 +28,7 @@ class Card(Spec):
         return resolved(self.method, self.overrides)
 
 
-def described(card: Card) -> str:
+def described(card: ModelCard) -> str:
     """For a person."""
     run = card.run
     height, width = run.data.crop.size

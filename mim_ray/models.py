@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mim_ray.errors import Failure, Mistake
 from mim_ray.evaluate.features import pooled
-from mim_ray.model_card import Card, described
+from mim_ray.model_card import ModelCard, described
 from mim_ray.run import Run
 from mim_ray.tracking.registry import BEST, ENCODER, fetch, has_artifact, run_of
 from mim_ray.tracking.run import resolved_uri
@@ -31,7 +31,7 @@ PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib"}
 class Pretrained(nn.Module):
     """Pictures in, features out."""
 
-    def __init__(self, card: Card) -> None:
+    def __init__(self, card: ModelCard) -> None:
         super().__init__()
         self.card = card
         run = card.run
@@ -61,7 +61,7 @@ class Pretrained(nn.Module):
         return torch.from_numpy(np.array(middle)).permute(2, 0, 1)
 
 
-def save_encoder(weights: Mapping[str, Tensor], card: Card, folder: Path) -> Pretrained:
+def save_encoder(weights: Mapping[str, Tensor], card: ModelCard, folder: Path) -> Pretrained:
     """Weights, the card for programs and for people, and an example: some pictures and their features."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: weight.cpu().contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
@@ -124,7 +124,7 @@ def _bests(uri: str, run_id: str) -> list[str]:
 
 def _newest_whole(folders: list[Path]) -> Path:
     """Of two that are written in turn, of which one may just be."""
-    cards = {folder: Card.model_validate_json((folder / CARD).read_text()) for folder in folders}
+    cards = {folder: ModelCard.model_validate_json((folder / CARD).read_text()) for folder in folders}
     whole = [folder for folder, card in cards.items() if card.weights_sha256 == checksum_of(folder / WEIGHTS)]
     return max(whole or folders, key=lambda folder: cards[folder].steps)
 
@@ -137,7 +137,7 @@ def refuse_pickles(folder: Path) -> None:
 
 def _loaded(folder: Path) -> Pretrained:
     try:
-        model = Pretrained(Card.model_validate_json((folder / CARD).read_text()))
+        model = Pretrained(ModelCard.model_validate_json((folder / CARD).read_text()))
         if model.card.weights_sha256 not in (None, checksum_of(folder / WEIGHTS)):
             raise Failure(f"{folder}: {WEIGHTS} is not as it was written: its checksum is not that of {CARD}")
         state = load_file(folder / WEIGHTS)

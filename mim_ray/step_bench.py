@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mim_ray.bench import Measured, paired
+from mim_ray.bench import Finding, paired
 from mim_ray.cost import cost
 from mim_ray.methods import resolved
 from mim_ray.siamese import Siamese
@@ -26,32 +26,32 @@ SMALL = {"encoder": "vit-small", "data.crop.size": (128, 128), "batch": PICTURES
 """The smallest encoder of the papers."""
 
 
-def r9(pairs: int) -> Measured:
+def r9(pairs: int) -> Finding:
     """Our MAE step / the same step of Hugging Face's ViTMAE: ViT-S, float32."""
     return _against(_hugging_face, pairs, bf16=(False, False))
 
 
-def r9_compiled(pairs: int) -> Measured:
+def r9_compiled(pairs: int) -> Finding:
     """With `compile=true` / Hugging Face's as it is: ViT-S, float32."""
     return _against(_hugging_face, pairs, bf16=(False, False), compiled=True)
 
 
-def r9_bf16(pairs: int) -> Measured:
+def r9_bf16(pairs: int) -> Finding:
     """The same under bf16 autocast on both sides."""
     return _against(_hugging_face, pairs, bf16=(True, True))
 
 
-def r9_lightly(pairs: int) -> Measured:
+def r9_lightly(pairs: int) -> Finding:
     """Our MAE step / the same step of lightly's MAE: ViT-S, float32."""
     return _against(_lightly, pairs, bf16=(False, False))
 
 
-def r9_lightly_bf16(pairs: int) -> Measured:
+def r9_lightly_bf16(pairs: int) -> Finding:
     """The same under bf16 autocast on both sides."""
     return _against(_lightly, pairs, bf16=(True, True))
 
 
-def r9_defaults(pairs: int) -> Measured:
+def r9_defaults(pairs: int) -> Finding:
     """Our defaults (bf16 where the hardware has it) / Hugging Face's (float32)."""
     return _against(_hugging_face, pairs, bf16=(BF16, False))
 
@@ -104,7 +104,7 @@ def packing() -> list[Row]:
 
 
 BF16 = has_bf16(torch.device("cpu"))
-RATIOS: dict[str, Callable[[int], Measured]] = {
+RATIOS: dict[str, Callable[[int], Finding]] = {
     "R9": r9, "R9l": r9_lightly, "R9c": r9_compiled, "R9d": r9_defaults,
 }  # fmt: skip
 if BF16:  # where it is emulated a step takes minutes, on both sides
@@ -114,7 +114,7 @@ TABLES: dict[str, Callable[[], list[Row]]] = {"R8": r8, "packing": packing}
 
 def _against(
     theirs: Callable[[bool], Step], pairs: int, bf16: tuple[bool, bool], compiled: bool = False
-) -> Measured:
+) -> Finding:
     ours, other = _ours("mae", {"encoder": "vit-small"}, bf16[0], compiled), theirs(bf16[1])
     return paired("R9", lambda: _rate(ours), lambda: _rate(other), pairs=pairs, unit="images/s ÷ images/s")
 

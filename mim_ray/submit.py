@@ -29,7 +29,7 @@ STOPPING = {"RAY_JOB_STOP_WAIT_TIME_S": "60"}  # by itself Ray gives a job 3 sec
 SECONDS_TO_ANSWER = 10
 
 
-class Job(NamedTuple):
+class Submission(NamedTuple):
     job: str
     address: str
     status: str
@@ -42,7 +42,7 @@ def submit(
     working_dir: Path | None = None,
     wait: bool = True,
     log: TextIO = sys.stdout,
-) -> Job:
+) -> Submission:
     """Sends `mim-ray WORDS`; with `wait`, its output goes to `log` while it runs."""
     runtime_env = {"env_vars": _forwarded(os.environ) | STOPPING, **_code(working_dir)}
     client = _client(_dashboard(address, os.environ))
@@ -56,7 +56,7 @@ def submit(
     print(f"job {job} at {url}", file=sys.stderr)
     if not wait:
         print(f"follow it with: ray job logs --follow {job}", file=sys.stderr)
-        return Job(job, url, "SENT", "")
+        return Submission(job, url, "SENT", "")
     try:
         return _follow(client, url, job, log)
     except KeyboardInterrupt:
@@ -67,11 +67,11 @@ def submit(
         raise Failure(f"lost sight of job {job} at {url} ({error}); {way_out}") from error
 
 
-def _follow(client: "JobSubmissionClient", url: str, job: str, log: TextIO) -> Job:
+def _follow(client: "JobSubmissionClient", url: str, job: str, log: TextIO) -> Submission:
     asyncio.run(_copy_log(client, job, log))
     while not (details := client.get_job_info(job)).status.is_terminal():
         time.sleep(0.5)  # the log ends a moment before the job does
-    return Job(job, url, details.status.value, _reason(details))
+    return Submission(job, url, details.status.value, _reason(details))
 
 
 async def _copy_log(client: "JobSubmissionClient", job: str, log: TextIO) -> None:

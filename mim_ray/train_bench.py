@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from mim_ray.bench import Measured, paired
+from mim_ray.bench import Finding, paired
 from mim_ray.config import changed
 from mim_ray.data.loader import Loader
 from mim_ray.data.order import Order
@@ -117,24 +117,24 @@ class Sort(NamedTuple):
     tracked: bool = False
 
 
-def r3(pairs: int) -> Measured:
+def r3(pairs: int) -> Finding:
     """Ray Train with one worker, with loader and logging / a bare loop over one batch in memory."""
     on_ray: Words = {"workers": 1, "cpus_per_worker": CORES}
     return _compared("R3", pairs, Sort("ray", on_ray), Sort("bare", {}))
 
 
-def r4(pairs: int) -> Measured:
+def r4(pairs: int) -> Finding:
     """Ray Train with two workers / the same loop in two processes as torchrun makes them, both over gloo."""
     workers: Words = {"workers": 2, "cpus_per_worker": max(1, CORES // 2)}
     return _compared("R4", pairs, Sort("ray", workers, 2), Sort("processes", {}, 2))
 
 
-def r6(pairs: int) -> Measured:
+def r6(pairs: int) -> Finding:
     """Losses logged and sent to MLflow (SQLite), once a turn, as by default / read and not logged."""
     return _compared("R6", pairs, Sort("process", {}, tracked=True), Sort("process", {}))
 
 
-def r7(pairs: int) -> Measured:
+def r7(pairs: int) -> Finding:
     """One checkpoint a turn, far more often than anyone would / none."""
     often: Words = {"checkpoint.every_steps": STEPS}
     return _compared("R7", pairs, Sort("process", often), Sort("process", {}))
@@ -206,11 +206,11 @@ def r13() -> list[Row]:
         return rows
 
 
-RATIOS: dict[str, Callable[[int], Measured]] = {"R3": r3, "R4": r4, "R6": r6, "R7": r7}
+RATIOS: dict[str, Callable[[int], Finding]] = {"R3": r3, "R4": r4, "R6": r6, "R7": r7}
 TABLES: dict[str, Callable[[], list[Row]]] = {"R12": r12, "R13": r13}
 
 
-def _compared(what: str, pairs: int, *sorts: Sort) -> Measured:
+def _compared(what: str, pairs: int, *sorts: Sort) -> Finding:
     with tempfile.TemporaryDirectory() as name, ExitStack() as ends:
         rates = []
         for number, (how, words, processes, tracked) in enumerate(sorts):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mim_ray import benches, cli, output, train_bench
-from mim_ray.bench import Measured, median_interval, paired
+from mim_ray.bench import Finding, median_interval, paired
 from mim_ray.data.loader import Loader
 from mim_ray.errors import nearest
 from mim_ray.training.job import job_of
@@ -23,7 +23,7 @@ def test_the_sides_take_turns_and_the_median_ratio_is_given() -> None:
         return rate
 
     measured = paired("x", lambda: side("a", 3.0), lambda: side("b", 2.0), pairs=4, unit="u")
-    assert measured == Measured(1.5, 1.5, 1.5, 4, "u")
+    assert measured == Finding(1.5, 1.5, 1.5, 4, "u")
     assert "".join(calls) == "ab" + "abba" * 2
 
 
@@ -37,7 +37,7 @@ def test_results_are_printed_recorded_and_tracked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = []
-    monkeypatch.setattr(benches, "RATIOS", {"R1": lambda pairs: Measured(1.01, 1.0, 1.02, pairs, "u")})
+    monkeypatch.setattr(benches, "RATIOS", {"R1": lambda pairs: Finding(1.01, 1.0, 1.02, pairs, "u")})
     monkeypatch.setattr(output, "keep_result", lambda _command, **result: kept.append(result))
     assert cli.run(["bench", "R1", "--pairs", "5", "--record", str(tmp_path), "--json"]) == 0
     row = {"ratio": 1.01, "low": 1.0, "high": 1.02, "pairs": 5, "unit": "u"}
@@ -67,9 +67,9 @@ def test_the_sides_of_a_training_benchmark_are_runs(
 ) -> None:
     sides: list[train_bench.Sort] = []
 
-    def compared(_what: str, pairs: int, *given: train_bench.Sort) -> Measured:
+    def compared(_what: str, pairs: int, *given: train_bench.Sort) -> Finding:
         sides.extend(given)
-        return Measured(1.0, 1.0, 1.0, pairs, "u")
+        return Finding(1.0, 1.0, 1.0, pairs, "u")
 
     monkeypatch.setattr(train_bench, "_compared", compared)
     train_bench.RATIOS[name](1)

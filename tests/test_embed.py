@@ -17,7 +17,7 @@ from mim_ray.data.beton import Beton
 from mim_ray.data.place import local_beton
 from mim_ray.errors import Mistake
 from mim_ray.evaluate.features import features_of, few_pictures
-from mim_ray.model_card import Card
+from mim_ray.model_card import ModelCard
 from mim_ray.models import save_encoder
 from mim_ray.subject import subject
 from mim_ray.training.job import Job
@@ -87,7 +87,7 @@ def test_what_was_stopped_goes_on_with_the_parts_it_has(monkeypatch: pytest.Monk
 
     run = subject(MODEL).run
     model = run.method.build((32, 32), 1)
-    card = Card(method="mae", overrides={"encoder": "micro"}, steps=1, dataset="x", metrics={}, mim_ray="0")
+    card = ModelCard(method="mae", overrides={"encoder": "micro"}, steps=1, dataset="x", metrics={}, mim_ray="0")
     save_encoder(model.online.encoder.state_dict(), card, Path("mine"))
     monkeypatch.setattr(embed, "_table", failing)
     with pytest.raises(KeyboardInterrupt):

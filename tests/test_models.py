@@ -15,7 +15,7 @@ from mim_ray import cli
 from mim_ray.errors import Failure, Mistake
 from mim_ray.evaluate.features import pooled
 from mim_ray.methods import resolved
-from mim_ray.model_card import Card
+from mim_ray.model_card import ModelCard
 from mim_ray.models import CARD, WEIGHTS, checksum_of, load, save_encoder
 from mim_ray.subject import subject
 from mim_ray.views import View
@@ -57,7 +57,7 @@ def test_an_encoder_comes_back_as_it_was(method: str, changes: dict[str, object]
     run = resolved(method, changes)
     model = run.method.build((32, 32)).eval()
     words = {path: str(value) for path, value in changes.items()}
-    card = Card(method=method, overrides=words, steps=3, dataset="shapes", metrics={}, mim_ray="0")
+    card = ModelCard(method=method, overrides=words, steps=3, dataset="shapes", metrics={}, mim_ray="0")
     save_encoder(model.online.encoder.state_dict(), card, tmp_path)
     again = load(tmp_path)
     with torch.no_grad():

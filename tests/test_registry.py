@@ -18,7 +18,7 @@ from mim_ray import cli, models
 from mim_ray.errors import Failure, Mistake
 from mim_ray.exports import FORMATS, pull
 from mim_ray.methods import resolved
-from mim_ray.model_card import Card
+from mim_ray.model_card import ModelCard
 from mim_ray.models import save_encoder
 from mim_ray.tracking import registry
 from mim_ray.tracking.ranking import ranking
@@ -188,7 +188,7 @@ def folder_of(tmp_path: Path, method: str = "mae", **words: str) -> Path:
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
-    card = Card(method=method, overrides=settings, steps=3, dataset="shapes", metrics={KNN: 0.5}, mim_ray="0")
+    card = ModelCard(method=method, overrides=settings, steps=3, dataset="shapes", metrics={KNN: 0.5}, mim_ray="0")
     save_encoder(model.online.encoder.state_dict(), card, tmp_path / "model")
     return tmp_path / "model"
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mim_ray.bench import Measured, median_of, paired
+from mim_ray.bench import Finding, median_of, paired
 from mim_ray.data.beton import Beton
 from mim_ray.data.importer import Import, import_set
 from mim_ray.data.loader import Loader
@@ -33,7 +33,7 @@ CROP = RandomCrop()
 Row = dict[str, float | int | str]
 
 
-def r1(pairs: int) -> Measured:
+def r1(pairs: int) -> Finding:
     """Our loader / a bare ffcv.Loader: same beton, crops, flips and threads."""
     with _sets() as sets:
         bare = _bare_ffcv(sets.beton(256))
@@ -41,7 +41,7 @@ def r1(pairs: int) -> Measured:
         return paired("R1", lambda: _rate(loader.epoch()), bare, pairs=pairs, unit="images/s ÷ images/s")
 
 
-def r2(pairs: int) -> Measured:
+def r2(pairs: int) -> Finding:
     """Our loader / torchvision on the same stored pixels, both giving uint8."""
     with _sets() as sets:
         loader = Loader(sets.beton(256), batch=BATCH, threads=CORES, samples_per_epoch=EPOCH)
@@ -49,7 +49,7 @@ def r2(pairs: int) -> Measured:
         return paired("R2", lambda: _rate(loader.epoch()), theirs, pairs=pairs, unit="images/s ÷ images/s")
 
 
-def r2u(pairs: int) -> Measured:
+def r2u(pairs: int) -> Finding:
     """As a user would switch: our 256-pixel beton / torchvision on the original files, both giving floats."""
     with _sets() as sets:
         loader = Loader(sets.beton(256), batch=BATCH, threads=CORES, samples_per_epoch=EPOCH)
@@ -65,7 +65,7 @@ def r2u(pairs: int) -> Measured:
         return paired("R2u", ours, theirs, pairs=pairs, unit="images/s ÷ images/s")
 
 
-def r10(pairs: int) -> Measured:
+def r10(pairs: int) -> Finding:
     """Memory growth in MB an epoch, over epochs, rebuilt loaders and early ends; refuses any thread left."""
     with _sets() as sets:
 
@@ -146,7 +146,7 @@ def _compared(name: str, ours: torch.Tensor, theirs: torch.Tensor) -> Row:
     }
 
 
-RATIOS: dict[str, Callable[[int], Measured]] = {"R1": r1, "R2": r2, "R2u": r2u, "R10": r10}
+RATIOS: dict[str, Callable[[int], Finding]] = {"R1": r1, "R2": r2, "R2u": r2u, "R10": r10}
 TABLES: dict[str, Callable[[], list[Row]]] = {"sizing": sizing, "interpolation": interpolation}
 
 

@@ -11,7 +11,7 @@ from mim_ray.data.pools import part_of, remove_parts_of_the_dead
 from mim_ray.errors import Failure, Mistake
 
 
-class Card(Spec):
+class SetCard(Spec):
     source: str = Field(description="what it was imported from")
     options: dict[str, str] = Field(description="the import's options, pasteable")
     samples: int
@@ -34,7 +34,7 @@ class Card(Spec):
         return beton.with_name(f"{beton.name}.card.json")
 
     @classmethod
-    def read(cls, beton: Path) -> "Card":
+    def read(cls, beton: Path) -> "SetCard":
         path = cls.path_beside(beton)
         if not beton.exists():
             raise Mistake(f"no file {beton}")

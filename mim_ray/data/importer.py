@@ -20,7 +20,7 @@ from pydantic import Field, NonNegativeInt
 
 from mim_ray.config import flatten
 from mim_ray.data.beton import HEADER, LARGEST_SIDE, VERSION, Beton, BetonWriter
-from mim_ray.data.card import Card
+from mim_ray.data.card import SetCard
 from mim_ray.data.pictures import Encoded, Unsound, encode
 from mim_ray.data.pools import Killed, Results, spread
 from mim_ray.data.source import Source
@@ -49,7 +49,7 @@ class Import(Subset):
     strict: bool = Field(False, description="fail at the first picture that cannot be used")
 
 
-def import_set(source: Source, out: Path, options: Import) -> Card:
+def import_set(source: Source, out: Path, options: Import) -> SetCard:
     """Writes `out` and its card whole, or nothing."""
     if not out.parent.is_dir():
         raise Mistake(f"{out}: there is no folder {out.parent}")
@@ -135,13 +135,13 @@ class _Tally:
         self.moments += picture.moments
 
 
-def _card(aside: Path, source: Source, options: Import, tally: _Tally) -> Card:
+def _card(aside: Path, source: Source, options: Import, tally: _Tally) -> SetCard:
     beton = Beton.open(aside)
     first = beton.labels[source.fields[0]] if source.fields else np.zeros(0, np.int64)
     mean, mean_square = (tally.moments / tally.taken).T
     with aside.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Card(
+    return SetCard(
         source=_readable(source.origin),
         options=flatten(options),
         samples=len(beton),

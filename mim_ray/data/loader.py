@@ -16,12 +16,12 @@ from torch import Tensor
 
 from mim_ray.data import native
 from mim_ray.data.beton import Beton
-from mim_ray.data.card import Card
+from mim_ray.data.card import SetCard
 from mim_ray.data.memory import available_bytes, in_words
 from mim_ray.data.order import SEEDS, Order, require_whole
 from mim_ray.data.place import local_beton
 from mim_ray.data.plain import PlainDecoder
-from mim_ray.data.stream import Buffers, Decoder, Making, Plan, Stream
+from mim_ray.data.stream import Buffers, Decoder, Making, Request, Stream
 from mim_ray.data.subset import Int64s, Subset, choose
 from mim_ray.errors import Failure, Mistake, nearest
 from mim_ray.transforms.crop import CenterCrop, RandomCrop
@@ -140,7 +140,7 @@ class Loader:
 
     def _stream(self, start: int, stop: int | None) -> Stream:
         return Stream(
-            self._plans(start, stop),
+            self._requests(start, stop),
             self._decoder,
             self._buffers,
             threads=self.threads,
@@ -149,28 +149,28 @@ class Loader:
             what=str(self.beton.path),
         )
 
-    def _plans(self, start: int, stop: int | None) -> Iterator[Plan]:
+    def _requests(self, start: int, stop: int | None) -> Iterator[Request]:
         step = start
         while stop is None or step < stop:
             positions, samples = self.order.share(step, self.rank, self.world)
             samples = samples if self._chosen is None else self._chosen[samples]
             height, width = self.beton.height[samples], self.beton.width[samples]
             windows = [self.crop.windows(self.seed, view, positions, height, width) for view in range(self.views)]
-            yield Plan(step, positions, samples, np.stack(windows))
+            yield Request(step, positions, samples, np.stack(windows))
             step += 1
 
     def _on_device(self, making: Making, in_flight: "list[tuple[torch.cuda.Event, Making]]") -> Batch:
-        plan = making.plan
+        request = making.request
         crops = torch.from_numpy(making.pixels).permute(0, 1, 4, 2, 3)
-        labels = None if self._labels is None else torch.from_numpy(self._labels[plan.samples])
-        samples, position = torch.from_numpy(plan.samples), torch.from_numpy(plan.positions)
+        labels = None if self._labels is None else torch.from_numpy(self._labels[request.samples])
+        samples, position = torch.from_numpy(request.samples), torch.from_numpy(request.positions)
         if self.device.type != "cpu":
             crops, samples, position = (t.to(self.device, non_blocking=True) for t in (crops, samples, position))
             labels = None if labels is None else labels.to(self.device, non_blocking=True)
             # A pinned buffer may be filled again only when its copy has left the host.
             in_flight[:] = [(event, made) for event, made in in_flight if not event.query()]
             in_flight.append((torch.cuda.current_stream(self.device).record_event(), making))
-        return Batch(plan.step, tuple(crops), labels, samples, position)
+        return Batch(request.step, tuple(crops), labels, samples, position)
 
     def _decoder(self) -> Decoder:
         kind = native.NativeDecoder if self.backend == "ffcv" else PlainDecoder
@@ -213,7 +213,7 @@ def drawn(beton: Beton, labels: Int64s | None, subset: Subset, seed: int) -> Int
         return None
     names = tuple(map(str, range(0 if labels is None else int(labels.max()) + 1)))
     with suppress(Mistake, Failure):  # or nobody has written down what they are called
-        names = Card.read(beton.path).classes
+        names = SetCard.read(beton.path).classes
     return choose(subset, labels, names, len(beton), seed).chosen
 
 

@@ -34,7 +34,7 @@ class Decoder(Protocol):
     def decode(self, samples: NDArray[np.int64], windows: Windows, out: Pixels) -> None: ...
 
 
-class Plan(NamedTuple):
+class Request(NamedTuple):
     """What one batch shall hold. windows (views, images, 5)."""
 
     step: int
@@ -46,9 +46,9 @@ class Plan(NamedTuple):
 class Making:
     """A batch in the making: `left` pieces to go; `error` set by the first piece that fails."""
 
-    def __init__(self, plan: Plan, pixels: Pixels) -> None:
-        self.plan, self.pixels = plan, pixels
-        self.pieces = [slice(at, at + PIECE) for at in range(0, len(plan.samples), PIECE)]
+    def __init__(self, request: Request, pixels: Pixels) -> None:
+        self.request, self.pixels = request, pixels
+        self.pieces = [slice(at, at + PIECE) for at in range(0, len(request.samples), PIECE)]
         self.error: BaseException | None = None
         self._left = len(self.pieces)
         self._lock = threading.Lock()
@@ -59,8 +59,8 @@ class Making:
     def make(self, piece: slice, decoder: Decoder) -> None:
         try:
             if self.error is None:
-                plan = self.plan
-                decoder.decode(plan.samples[piece], plan.windows[:, piece], self.pixels[:, piece])
+                request = self.request
+                decoder.decode(request.samples[piece], request.windows[:, piece], self.pixels[:, piece])
         except BaseException as error:  # whatever it was, it is raised where the batch is awaited
             self.error = error
         with self._lock:
@@ -74,7 +74,7 @@ class Stream:
 
     def __init__(
         self,
-        plans: Iterator[Plan],
+        requests: Iterator[Request],
         decoder: Callable[[], Decoder],
         buffers: "Buffers",
         *,
@@ -83,7 +83,7 @@ class Stream:
         stall_seconds: float,
         what: str,
     ) -> None:
-        self._plans, self._buffers, self._stall_seconds, self._what = plans, buffers, stall_seconds, what
+        self._requests, self._buffers, self._stall_seconds, self._what = requests, buffers, stall_seconds, what
         self._tasks: SimpleQueue[tuple[Making, slice] | None] = SimpleQueue()
         self._making: deque[Making] = deque()
         self._threads: list[threading.Thread] = []
@@ -150,10 +150,10 @@ class Stream:
         self.waited_seconds += time.monotonic() - began
 
     def _begin_next(self) -> None:
-        plan = next(self._plans, None)
-        if plan is None:
+        request = next(self._requests, None)
+        if request is None:
             return
-        making = Making(plan, self._buffers.take(len(plan.samples)))
+        making = Making(request, self._buffers.take(len(request.samples)))
         self._making.append(making)
         for piece in making.pieces:
             self._tasks.put((making, piece))
@@ -166,9 +166,9 @@ class Stream:
             self._tasks.put(None)
 
     def _stalled(self, making: Making, waited: float, alive: int) -> str:
-        first, last = making.plan.positions[[0, -1]]
+        first, last = making.request.positions[[0, -1]]
         return (
-            f"{self._what}: no batch for {waited:.0f} s at step {making.plan.step} (positions "
+            f"{self._what}: no batch for {waited:.0f} s at step {making.request.step} (positions "
             f"{first}–{last}), {alive} of {len(self._threads)} loader threads alive: is the storage reachable?"
         )
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 
 from mim_ray.data.beton import Beton, Mode
-from mim_ray.data.card import Card
+from mim_ray.data.card import SetCard
 from mim_ray.data.native import sound_jpeg
 from mim_ray.data.pictures import Unsound, open_picture
 from mim_ray.data.stage import way_out
@@ -25,9 +25,9 @@ BLOCK = 8 * 2**20
 def verify(path: Path) -> int:
     """The number of samples, all sound; or a Failure that names the first that is not."""
     beton = Beton.open(path)
-    if not Card.path_beside(path).exists():
+    if not SetCard.path_beside(path).exists():
         _verify_samples(beton)
-    elif not _has_digest(path, Card.read(path).sha256):
+    elif not _has_digest(path, SetCard.read(path).sha256):
         _verify_samples(beton)
         changed = "every sample is sound, but the header or a table is not as its card has it"
         raise Failure(f"{path}: {changed}: {_way_out(path)}")

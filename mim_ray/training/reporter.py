@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from mim_ray import model_card, models
 from mim_ray.data.beton import Beton
-from mim_ray.data.card import Card
+from mim_ray.data.card import SetCard
 from mim_ray.data.place import local_beton
 from mim_ray.evaluate.verdict import Verdict
 from mim_ray.revision import revision
@@ -86,7 +86,7 @@ class Reporter:
             return
         names: Sequence[str] = ()
         with suppress(Exception):  # a set need not have a card
-            names = Card.read(local_beton(str(run.data.val), run.data.stage)).classes
+            names = SetCard.read(local_beton(str(run.data.val), run.data.stage)).classes
         self._file("classes.json", "evaluation", lambda path: path.write_text(json.dumps(verdict.by_class(names))))
         self._file("confusions.png", "evaluation", verdict.draw)
 
@@ -139,7 +139,7 @@ class Reporter:
         with at_hand(checkpoint) as files, tempfile.TemporaryDirectory() as aside:
             state = json.loads((files / "state.json").read_text())
             weights = load_file(files / "weights.safetensors")
-            card = model_card.Card(
+            card = model_card.ModelCard(
                 method=job.method,
                 overrides=dict(job.overrides),
                 steps=state["step"],

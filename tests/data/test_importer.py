@@ -23,7 +23,7 @@ from PIL import Image
 from mim_ray.config import parse, resolve
 from mim_ray.data import importer, native
 from mim_ray.data.beton import Beton, Mode
-from mim_ray.data.card import Card
+from mim_ray.data.card import SetCard
 from mim_ray.data.importer import Import, import_set
 from mim_ray.data.pools import part_of
 from mim_ray.data.source import Labelled
@@ -52,7 +52,7 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "sets" / "out.beton"
 
 
-def imported(source: Path | str, out: Path, **options: Any) -> Card:
+def imported(source: Path | str, out: Path, **options: Any) -> SetCard:
     return import_set(open_source(str(source)), out, Import(**{"workers": 1} | options))
 
 
@@ -88,7 +88,7 @@ def test_the_card_says_what_is_in_the_beton(folder_of: FolderMaker, out: Path) -
     folder = folder_of(cat=4, dog=3)
     (folder / "dog" / "empty.jpg").touch()
     card, beton = imported(folder, out, seed=5, format="raw"), Beton.open(out)
-    assert card == Card.read(out)
+    assert card == SetCard.read(out)
     assert (card.source, card.samples, card.classes) == (str(folder), 7, ("cat", "dog"))
     assert (card.class_counts, card.label_fields) == ((4, 3), ("label",))
     assert card.skipped == (("dog/empty.jpg", "is empty"),)
@@ -164,7 +164,7 @@ def test_names_that_are_no_unicode_are_shown_escaped(folder_of: FolderMaker, out
     assert card.skipped[0][0].startswith("cat/")
     assert {name for name, _ in card.skipped} == {"cat/caf\\xe9.jpg", "cat/nai\\xef.jpg"}
     assert names(out) == ["cat/\\xfcber.jpg"]
-    assert Card.read(out) == card
+    assert SetCard.read(out) == card
 
 
 # The order, and the same again
@@ -552,7 +552,7 @@ def test_a_killed_import_leaves_no_beton_and_no_process_and_the_next_one_cleans_
     while members(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not members(process.pid)
-    card = part_of(Card.path_beside(out), process.pid)
+    card = part_of(SetCard.path_beside(out), process.pid)
     elsewhere = part.with_name(f".out.beton.another-host.{process.pid}.part")
     alive = part_of(out, os.getppid())
     for path in (card, elsewhere, alive):
@@ -566,17 +566,17 @@ def test_a_killed_import_leaves_no_beton_and_no_process_and_the_next_one_cleans_
 
 def test_a_card_that_is_missing_damaged_or_of_another_file_is_refused(folder_of: FolderMaker, out: Path) -> None:
     imported(folder_of(cat=2), out)
-    path = Card.path_beside(out)
+    path = SetCard.path_beside(out)
     card = json.loads(path.read_text())
     path.write_text(json.dumps(card | {"bytes": 1}))
     with pytest.raises(Failure, match=r"out.beton.card.json describes 1 bytes, not the [\d,]+ of .*out.beton"):
-        Card.read(out)
+        SetCard.read(out)
     path.write_text("{}")
     with pytest.raises(Failure, match=r"out.beton.card.json is damaged: Field required: import the set anew"):
-        Card.read(out)
+        SetCard.read(out)
     path.unlink()
     with pytest.raises(Mistake, match=r"has no card beside it \(out.beton.card.json\)"):
-        Card.read(out)
+        SetCard.read(out)
     out.unlink()
     with pytest.raises(Mistake, match=r"no file .*out.beton"):
-        Card.read(out)
+        SetCard.read(out)

@@ -607,7 +607,7 @@ def test_pixels_agree_with_torchvisions_resizing_of_the_same_windows(
     jpegs: Path, interpolation: InterpolationMode
 ) -> None:
     ours = loader(jpegs, batch=50, crop=RandomCrop(size=(64, 64)))
-    batch, plan = next(ours.batches()), next(ours._plans(0, 1))
+    batch, plan = next(ours.batches()), next(ours._requests(0, 1))
     decoder = PlainDecoder(ours.beton, ours._file.fileno())
     theirs = []
     for k, sample in enumerate(plan.samples.tolist()):
@@ -641,7 +641,7 @@ def test_crops_are_distributed_as_those_of_torchvisions_random_resized_crop(
         ]
     our_windows = [
         (*window[2:4], ours.beton.height[sample], ours.beton.width[sample])
-        for plan in ours._plans(0, visits)
+        for plan in ours._requests(0, visits)
         for sample, window in zip(plan.samples, plan.windows[0], strict=True)
     ]
     for a, b in zip(areas_and_shapes(our_windows), areas_and_shapes(their_windows), strict=True):

@@ -53,7 +53,13 @@ def test_pictures_without_a_partner_are_left_out(beton: Path) -> None:
 
 def test_a_run_ends_when_nothing_better_comes(tmp_path: Path) -> None:
     """At a learning rate of nearly nothing the first look is the best; the second finds nothing better."""
-    changes = {"data.val": VAL, "eval.every_epochs": 0.4, "eval.pictures": 0, "eval.patience": 1, "optim.blr": 1e-30}
+    changes = {
+        "data.val": VAL,
+        "eval.every_epochs": 0.4,
+        "eval.pictures": 0,
+        "eval.patience": 1,
+        "optim.blr": 1e-30,
+    }
     job = job_at(tmp_path, "mae", {**changes, "steps": 40, "checkpoint.best": "eval/loss"})
     ended = worked(job)
     assert (ended.result["steps"], ended.result["finished"]) == (4, True)
