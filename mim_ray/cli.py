@@ -139,9 +139,11 @@ def _show_cost(method: str, run: "Run", track: bool, as_json: bool) -> None:
 def _show_optim(method: str, run: "Run", as_json: bool) -> None:
     from mim_ray.training.optim import table
 
-    rows = table(run)
+    rows = table(run) if run.steps != 0 else []
     if as_json:
         print_json({"method": method, "groups": rows})
+    elif not rows:
+        print(f"{method} trains nothing: steps=0")
     else:
         print_table(list(rows[0]), [list(row.values()) for row in rows])
 

@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 
-from mim_ray.config import parse
 from mim_ray.errors import Failure, Mistake, nearest
-from mim_ray.options import Json, sentence
+from mim_ray.options import Json, OfEval, apart, sentence
 from mim_ray.output import print_json
 
 ENDS = (signal.SIGINT, signal.SIGTERM)
@@ -78,8 +77,7 @@ def check(words: list[str], context: typer.Context) -> None:
     if "protocol" in parent.params:
         from mim_ray.judge import check_words
 
-        own = ("weights", "seeds")
-        given = parse([word for word in parent.params["overrides"] or [] if word.partition("=")[0] not in own])
+        _, given = apart(OfEval(), parent.params["overrides"])
         check_words(parent.params["protocol"], given)
 
 

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from mim_ray.errors import Mistake
-from mim_ray.phrases import as_text, one_of, reason
+from mim_ray.phrases import as_text, last_true, one_of, reason
 
 
 class Spec(BaseModel):
@@ -223,7 +223,7 @@ def _validated(spec: S, above: str = "") -> S:
             errors = refusal.errors(include_url=False)
             implicit = values.keys() - spec.model_fields_set
             if not implicit:
-                raise _misfit(errors[-1], values, above) from None
+                raise _misfit(last_true(errors), values, above) from None
             faulty = {error["loc"][0] for error in errors if error["loc"]}
             for name in (implicit & faulty) or implicit:
                 del values[name]

@@ -3,7 +3,8 @@
 import hashlib
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from mim_ray.data.beton import Beton
 from mim_ray.data.importer import Import, import_set
 from mim_ray.data.loader import Batch, Loader
 from mim_ray.data.sources import open_source
-from mim_ray.errors import Mistake
+from mim_ray.errors import Failure, Mistake
 from mim_ray.evaluate.features import evaluating, pooled
 from mim_ray.launch import engine_for
 from mim_ray.methods import recipe, resolved
-from mim_ray.resume import absolute
+from mim_ray.resume import absolute, refuse_secrets
 from mim_ray.storage import Folder
-from mim_ray.subject import encoder_words, subject
+from mim_ray.subject import Subject, encoder_words, subject
 from mim_ray.training.job import JOB, Job, job_of
 from mim_ray.training.place import Place
 from mim_ray.training.schedule import planned
@@ -35,44 +36,63 @@ from mim_ray.weights.names import from_others
 PICTURES = 1024
 """Of a part."""
 
-PLACES_OF_WORK = ("workers", "cpus_per_worker", "gpus_per_worker", "resources", "storage")
+PLACES_OF_WORK = ("workers", "cpus_per_worker", "gpus_per_worker", "resources", "storage", "tracking.")
 """How the words begin that change no feature."""
 
 
 def embed(
-    model: str, pictures: str, out: Path, *, words: dict[str, object] | None = None, address: str | None = None
+    model: str,
+    pictures: str,
+    out: Path,
+    *,
+    weights: Path | None = None,
+    words: Mapping[str, object] | None = None,
+    address: str | None = None,
 ) -> dict[str, Any]:
-    """Parts that are there are not made again, so a run that was stopped goes on; the file appears whole."""
+    """Parts that are there are not made again, so a run that was stopped goes on; the file appears whole.
+
+    `weights`: a file for a timm name.
+    """
     if out.exists():
         raise Mistake(f"{out} exists: name a new file")
     if not out.absolute().parent.is_dir():
         raise Mistake(f"{out}: there is no folder {out.absolute().parent}")
+    given = dict(words or {})
+    refuse_secrets(given)
+    uri = str(given["tracking.uri"]) if "tracking.uri" in given else None
     parts = out.absolute().with_name(f".{out.name}.parts")
-    given = subject(model)
-    beton = absolute(_beton_of(pictures, parts))
-    fixed = {**encoder_words(given.run), "data.crop.size": given.run.data.crop.size, "eval.pool": given.run.pool}
-    place = {"name": "parts", "storage": str(parts), "data.train": beton}
-    run = resolved("knn", {**fixed, **place, **(words or {})})
-    content, start = b"", ""
-    if given.weights is not None:
-        content = save({name: weight.contiguous() for name, weight in from_others(given.weights).items()})
-        start = (
-            f"start-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"  # so that the job names the weights
-        )
-        run = resolved("knn", {**fixed, **place, **(words or {}), "start": str(parts / run.name / start)})
-    job = Job("knn", changed(recipe("knn"), run))
+    beton = _beton_of(pictures, parts)
+    job, files = _job(subject(model, weights, uri), {"storage": str(parts), "data.train": beton, **given})
     _refuse_parts_of_another(job)
-    if content:
-        job.folder.write(start, content)
-    engine, work_there = engine_for(run, address)
-    with engine:
-        asked = work_there(job, embed_parts)["asked"]
+    with _nothing_left_of_a_mistake(job.folder, files, parts):
+        if Path(pictures).is_dir() and not Path(beton).exists():
+            _import(pictures, Path(beton))
+        for name, content in files.items():
+            job.folder.write(name, content)
+        engine, work_there = engine_for(job.run, address)
+        with engine:
+            asked = work_there(job, embed_parts)["asked"]
     if asked is not None:
         print(f"stopped: the same command goes on from {parts}", file=sys.stderr)
         raise SystemExit(128 + asked)
     count = _joined(job.folder, out)
     shutil.rmtree(parts)
     return {"path": str(out), "samples": count, "model": model}
+
+
+def _job(given: Subject, words: Mapping[str, object]) -> tuple[Job, dict[str, bytes]]:
+    """What is to be done, and what its folder must hold before."""
+    run = given.run
+    words = {
+        **encoder_words(run), "data.crop.size": run.data.crop.size, "eval.pool": run.pool, "name": "parts", **words
+    }  # fmt: skip
+    job, files = Job("knn", changed(recipe("knn"), resolved("knn", words))), {}
+    if given.weights is not None:
+        content = save({name: weight.contiguous() for name, weight in from_others(given.weights).items()})
+        name = f"start-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"  # so that the job names the weights
+        job = Job("knn", {**job.overrides, "start": f"{job.folder.url}/{name}"})
+        files[name] = content
+    return job, files | {JOB: job.as_json().encode()}
 
 
 def embed_parts(job: Job, place: Place) -> dict[str, Any]:
@@ -104,22 +124,40 @@ def part_name(step: int) -> str:
 
 
 def _beton_of(pictures: str, parts: Path) -> str:
-    """Itself, or a folder of pictures imported, in its order."""
+    """Itself, or where a folder of pictures is imported."""
     if not Path(pictures).is_dir():
-        return pictures
-    parts.mkdir(exist_ok=True)
+        return absolute(pictures)
     where = hashlib.sha256(str(Path(pictures).absolute()).encode()).hexdigest()[:16]
-    beton = parts / f"pictures-{where}.beton"
-    if not beton.exists():
-        import_set(open_source(pictures), beton, Import())
-    return str(beton)
+    return str(parts / f"pictures-{where}.beton")
+
+
+def _import(pictures: str, beton: Path) -> None:
+    source = open_source(pictures)
+    beton.parent.mkdir(exist_ok=True)
+    import_set(source, beton, Import())
 
 
 def _refuse_parts_of_another(job: Job) -> None:
     """By whom and how many they are made is all that may change."""
     if job.folder.has(JOB) and _what_is_made(job_of(job.folder.read(JOB))) != _what_is_made(job):
         raise Mistake(f"{job.folder.url} has parts of another model or set: remove it, or name another file")
-    job.folder.write(JOB, job.as_json().encode())
+
+
+@contextmanager
+def _nothing_left_of_a_mistake(folder: Folder, files: Iterable[str], parts: Path) -> Iterator[None]:
+    """Where no part is made yet, or what is there would stand in the way of the corrected command."""
+    new = not folder.has(JOB)
+    try:
+        yield
+    except (Mistake, Failure):
+        there = folder.names()
+        if new and not any(name.startswith("part-") for name in there):
+            for name in {*files, "ray"} & set(there):  # Ray has a folder there, too
+                folder.remove(name)
+        for empty in filter(None, (folder.local, parts)):
+            with suppress(OSError):  # what holds more stays, such as an imported set
+                empty.rmdir()
+        raise
 
 
 def _what_is_made(job: Job) -> dict[str, str]:

@@ -5,9 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mim_ray.config import parse
-from mim_ray.errors import Mistake
-from mim_ray.options import Address, Json, Overrides, Track
+from mim_ray.options import Address, Json, OfEval, OfModel, Overrides, Track, apart
 from mim_ray.output import print_json, print_table
 
 
@@ -30,12 +28,8 @@ def eval_command(
     """A model judged by data.train=… data.val=…; layer= pool= k= fraction= per_class= weights= seeds=."""
     from mim_ray.judge import evaluate
 
-    words = parse(overrides or [])
-    weights, seeds = words.pop("weights", None), words.pop("seeds", "1")
-    if not seeds.isdigit() or int(seeds) < 1:
-        raise Mistake(f"seeds={seeds}: expected how many, such as 3")
-    path = None if weights is None else Path(weights)
-    result = evaluate(protocol, model, words, weights=path, seeds=int(seeds), address=address, track=track)
+    own, words = apart(OfEval(), overrides)
+    result = evaluate(protocol, model, words, weights=own.weights, seeds=own.seeds, address=address, track=track)
     if as_json:
         print_json(result)
         return
@@ -55,10 +49,11 @@ def embed_command(
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """The feature of every picture, with its name and labels; the same command goes on after a stop."""
+    """The feature of every picture with its name and labels; the same command goes on after a stop; weights=."""
     from mim_ray.embed import embed
 
-    result = embed(model, pictures, out, words=dict(parse(overrides or [])), address=address)
+    own, words = apart(OfModel(), overrides)
+    result = embed(model, pictures, out, weights=own.weights, words=words, address=address)
     if as_json:
         print_json(result)
     else:

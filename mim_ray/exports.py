@@ -39,6 +39,7 @@ def pull(where: str, form: str, to: Path, uri: str | None = None) -> dict[str, A
     try:
         source = aside / "source"
         model = models.load(where, uri, keep=source)
+        models.refuse_pickles(source)
         check_example(model, source)
         exported = FORMATS[form](model, aside / form)
         check_same(model, exported, models.example_of(model.card.run), form)
@@ -51,7 +52,7 @@ def pull(where: str, form: str, to: Path, uri: str | None = None) -> dict[str, A
 def check_example(model: Pretrained, folder: Path) -> None:
     """That the model makes of the stored pictures what it made of them when it was stored."""
     if not (folder / models.EXAMPLE).exists():
-        return
+        raise Failure(f"{folder}: {models.EXAMPLE} is missing: nothing proves that the model is as it was stored")
     example = load_file(folder / models.EXAMPLE)
     with torch.no_grad():
         apart = difference(model(example["pictures"]), example["features"])

@@ -9,14 +9,14 @@ from typing import Any
 
 from safetensors.torch import save
 
-from mim_ray.config import flatten
+from mim_ray.config import changed, flatten
 from mim_ray.data.beton import Beton
 from mim_ray.data.loader import drawn
 from mim_ray.data.place import local_beton
 from mim_ray.encoders.cnn import CNN
 from mim_ray.encoders.target import Labels
 from mim_ray.errors import Mistake, nearest
-from mim_ray.launch import train
+from mim_ray.launch import checksums, train
 from mim_ray.measures.classify import Classify, Probe
 from mim_ray.methods import PROTOCOLS, recipe, resolved
 from mim_ray.resume import absolute, refuse_secrets
@@ -24,13 +24,21 @@ from mim_ray.run import Run
 from mim_ray.storage import Folder
 from mim_ray.subject import Subject, encoder_words, subject
 from mim_ray.tracking.run import add_results, create_run, end_run, resolved_uri
-from mim_ray.training.job import JOB
+from mim_ray.training.job import JOB, START
 from mim_ray.weights.names import from_others
 
-START = "start.safetensors"
 FOR_CNNS = {"finetune": "finetune_a3", "linear": "linear_r50"}
+LAYER = "method.encoder.depth"
+OF_THE_MODEL_OR_THE_PLACE = (
+    "name", "seed", "storage", "start", "tracking.", "checkpoint.", "workers", "cpus_per_worker",
+    "gpus_per_worker", "resources", "micro", "compile", "data.train", "data.val", "data.backend", "data.threads",
+    "data.ahead", "data.stage", "data.crop.size", "eval.every_epochs", "eval.pictures", "eval.size", "eval.pool",
+    "method.encoder", "method.mean", "method.std", "method.measure.classes", "method.measure.pool",
+)  # fmt: skip
+"""Settings of a judging that say nothing of how it judges."""
+
 SHORT = {
-    "layer": "method.encoder.depth",
+    "layer": LAYER,
     "k": "eval.neighbours",
     "temperature": "eval.temperature",
     "per_class": "data.few.per_class",
@@ -55,17 +63,26 @@ def evaluate(
     uri = resolved_uri(str(given["tracking.uri"]) if "tracking.uri" in given else None)
     judged = subject(model, weights, uri)
     method, words = _sentence(protocol, judged, given)
+    words |= {
+        path: absolute(str(words[path]))
+        for path in ("data.train", "data.val")
+        if words.get(path, "none") != "none"
+    }
     run = resolved(method, words)
     _check(protocol, run)
     name = run.name or f"{protocol}-{judged.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    tags = {"mim_ray.protocol": protocol, "mim_ray.model": model}
+    tags = {"mim_ray.protocol": protocol, "mim_ray.model": model, "mim_ray.settings": settings(method, run, given)}
     if judged.run_id is not None:
         tags["mlflow.parentRunId"] = judged.run_id
+    if judged.part is not None:
+        tags["mim_ray.part"] = judged.part
     if seeds == 1:
         found = [_trained(method, words | {"name": name}, judged, tags, address, track)]
         return _result(protocol, found[0]["run_id"], found)
     first = run.seed
-    summary = create_run(uri, run.tracking.experiment, name, flatten(run), tags) if track else None
+    summary = (
+        create_run(uri, run.tracking.experiment, name, flatten(run), tags | checksums(run)) if track else None
+    )
     if summary is not None:
         tags["mlflow.parentRunId"] = summary
     found = []
@@ -83,6 +100,14 @@ def evaluate(
         add_results(uri, summary, result["metrics"] | spread, [])
         end_run(uri, summary, "FINISHED")
     return result
+
+
+def settings(method: str, run: Run, given: Mapping[str, object]) -> str:
+    """How the judging differs from the recipe: what two scores must share beside data and protocol."""
+    words = changed(recipe(method), run)
+    asked = {LAYER} & set(given)  # or it is how deep the model itself is
+    kept = (path for path in words if path in asked or not path.startswith(OF_THE_MODEL_OR_THE_PLACE))
+    return " ".join(f"{path}={words[path]}" for path in sorted(kept)) or "the recipe's"
 
 
 def check_words(protocol: str, overrides: Mapping[str, object]) -> None:
@@ -194,8 +219,9 @@ def _trained(
 
 
 def _result(protocol: str, run_id: str | None, found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the seeds, and deviations where there are several."""
-    names = [name for name in found[0]["metrics"] if name.startswith("eval/")]
+    """Means over the seeds, and deviations where there are several; not of eval/rate, which is a choice."""
+    left_out = {"eval/rate"} if len(found) > 1 else set()
+    names = [name for name in found[0]["metrics"] if name.startswith("eval/") and name not in left_out]
     columns = {name: [one["metrics"][name] for one in found] for name in names}
     result: dict[str, Any] = {
         "run_id": run_id,

@@ -19,20 +19,24 @@ from mim_ray.data.card import SetCard
 from mim_ray.data.place import local_beton
 from mim_ray.errors import Failure, Mistake
 from mim_ray.methods import METHODS, recipe, resolved
+from mim_ray.models import DIGEST
 from mim_ray.resume import absolute, refuse_secrets, resumed
 from mim_ray.revision import revision
 from mim_ray.run import Run
-from mim_ray.storage import Folder
+from mim_ray.storage import LOCK, PROOF, Folder
 from mim_ray.tracking.registry import register
-from mim_ray.tracking.run import Dataset, create_run, end_run, reopen_run, resolved_uri
+from mim_ray.tracking.run import Dataset, create_run, end_run, reopen_run, resolved_uri, tag_run
 from mim_ray.tracking.server import Away
 from mim_ray.training.asked import asking
-from mim_ray.training.job import JOB, Job
+from mim_ray.training.job import JOB, START, Job
 from mim_ray.training.live import Live
 from mim_ray.training.place import Notice, Place
 from mim_ray.training.worker import Task, work
 
 logger = logging.getLogger("mim_ray")
+OURS = (JOB, START, LOCK, PROOF, "checkpoints", "journal", "ray")
+"""What a run has in its folder."""
+
 PACKAGES = ("torch", "timm", "ffcv", "ray", "mlflow", "numpy")
 """Whose versions a run's tags say."""
 
@@ -69,7 +73,8 @@ def train(
             logger.info("stopped after a checkpoint: go on with mim-ray train --resume %s", run.name)
             raise SystemExit(128 + asked)
         job = entering.result()
-    return {"run_id": job.run_id, "name": run.name, **result, **_registered(job, result)}
+        digest = result.pop("digest", None)
+    return {"run_id": job.run_id, "name": run.name, **result, **_registered(job, result, digest)}
 
 
 def engine_for(run: Run, address: str | None) -> tuple[AbstractContextManager[None], Callable[[Job, Task], Any]]:
@@ -92,12 +97,17 @@ def begun(method: str, overrides: Mapping[str, object], track: bool, address: st
         "storage": absolute(run.storage),
         "data.train": absolute(run.data.train),
         **({} if run.data.val is None else {"data.val": absolute(run.data.val)}),
+        **({} if run.start is None else {"start": absolute(run.start)}),
     }
     run = resolved(method, {**overrides, **fixed})
     job = Job(method, changed(recipe(method), run))
     if job.folder.has(JOB):
         raise Mistake(
             f"name={run.name}: {job.folder.url} has a run of that name: resume it with --resume {run.name}"
+        )
+    if others := [name for name in job.folder.names() if name not in OURS]:
+        raise Mistake(
+            f"name={run.name}: {job.folder.url} holds {others[0]}, which is no run's: expected another name"
         )
     here = run.most_workers == 0 or (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
     for path, place in (("data.train", run.data.train), ("data.val", run.data.val)):
@@ -124,21 +134,23 @@ def entered(job: Job, more_tags: Mapping[str, str]) -> Job:
     elif not job.folder.has(JOB):
         if job.tracking_uri is not None:
             run = job.run
-            dataset = _dataset(run)
-            tags = {**_tags(job, run), **more_tags} | (
-                {} if dataset is None else {"mim_ray.dataset_checksum": dataset.checksum}
-            )
-            experiment = run.tracking.experiment
+            tags = {**_tags(job, run), **checksums(run), **more_tags}
+            experiment, dataset = run.tracking.experiment, _dataset(run.data.train)
             run_id = create_run(job.tracking_uri, experiment, run.name, flatten(run), tags, dataset)
             job = job._replace(run_id=run_id)
         job.folder.write(JOB, job.as_json().encode())
     return job
 
 
-def _registered(job: Job, result: Mapping[str, Any]) -> dict[str, str]:
-    """The encoder in MLflow's registry, if that was asked for and it has arrived there."""
+def _registered(job: Job, result: Mapping[str, Any], digest: str | None) -> dict[str, str]:
+    """The encoder in MLflow's registry, if that was asked for and it has arrived there; `digest`: of its files."""
     name = job.run.tracking.model
-    if name is None or job.tracking_uri is None or job.run_id is None:
+    if job.tracking_uri is None or job.run_id is None:
+        return {}
+    if digest is not None:
+        with suppress(Failure):  # a run ends without an MLflow, too
+            tag_run(job.tracking_uri, job.run_id, {DIGEST: digest})
+    if name is None:
         return {}
     try:
         if result.get("unsent"):
@@ -174,8 +186,15 @@ def _entering(job: Job, tags: Mapping[str, str], *, new: bool) -> Iterator[Futur
                     end_run(job.tracking_uri, job.run_id, "KILLED" if by_hand else "FAILED")
             if new and isinstance(error, Mistake) and not job.folder.below("checkpoints").names():
                 with suppress(OSError):  # so that the corrected words may have its name
-                    job.folder.remove("")
+                    _removed(job.folder)
             raise
+
+
+def _removed(folder: Folder) -> None:
+    for name in set(OURS) & set(folder.names()):
+        folder.remove(name)
+    if folder.local is not None:
+        folder.local.rmdir()
 
 
 def _tags(job: Job, run: Run) -> dict[str, str]:
@@ -199,9 +218,17 @@ def replay(job: Job) -> str:
     return shlex.join(["mim-ray", "train", job.method, *words])
 
 
-def _dataset(run: Run) -> Dataset | None:
+def checksums(run: Run) -> dict[str, str]:
+    """Tags: of what is learnt from and of what it is judged by, as far as they are known."""
+    sets = {"mim_ray.dataset_checksum": run.data.train, "mim_ray.val_checksum": run.data.val}
+    found = {tag: _dataset(path) for tag, path in sets.items()}
+    return {tag: dataset.checksum for tag, dataset in found.items() if dataset is not None}
+
+
+def _dataset(path: str | None) -> Dataset | None:
     """As far as it has a card; a sample set is made for it, of a URL the card alone is read."""
-    path = str(run.data.train)
+    if path is None:
+        return None
     with suppress(Exception):  # of any file system; a run does without
         if "://" in path:
             folder, _, name = path.rpartition("/")

@@ -20,6 +20,7 @@ class ModelCard(Spec):
     metrics: dict[str, float]
     mim_ray: str
     dataset_checksum: str | None = None
+    licence: str | None = Field(None, description="of the data, in words")
     commit: str | None = None
     weights_sha256: str | None = Field(None, description="of the file beside it")
 
@@ -33,6 +34,7 @@ def described(card: ModelCard) -> str:
     run = card.run
     height, width = run.data.crop.size
     words = (f"{path}={value}" for path, value in card.overrides.items())
+    licence = "not known here" if card.licence is None else " ".join(card.licence.replace("|", "/").split())
     measured = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(card.metrics.items()))
     return f"""# {run.name or card.method}
 
@@ -40,7 +42,7 @@ An encoder, trained by `{card.method}` for {card.steps:,} steps.
 
 | | |
 |---|---|
-| data | `{card.dataset}`, checksum {card.dataset_checksum or "not known"}; its licence is not known here |
+| data | `{card.dataset}`, checksum {card.dataset_checksum or "not known"}; its licence: {licence} |
 | code | mim_ray {card.mim_ray}, commit {card.commit or "not known"} |
 | run | {card.run_id or "not tracked"} |
 | the same again | `{shlex.join(["mim-ray", "train", card.method, *words])}` |

@@ -166,25 +166,28 @@ def promote_command(
     """Gives the alias to a version that is better, by a score of the same data and protocol."""
     from mim_ray.scores import is_higher_better
     from mim_ray.tracking.ranking import differences, score
-    from mim_ray.tracking.registry import CHAMPION, PREVIOUS, set_champion, version_of, versions
+    from mim_ray.tracking.registry import CHAMPION, PREVIOUS, Version, set_champion, version_of
     from mim_ray.tracking.run import resolved_uri
 
     if alias == PREVIOUS:
         raise Mistake(f"alias={PREVIOUS}: it is given to what had the alias before: expected {CHAMPION}, say")
     home = resolved_uri(uri)
     new = version_of(home, model)
-    old = next((one for one in versions(home, new.name) if alias in one.aliases), None)
-    if old is not None and old.version != new.version and not force:
+
+    def earned(old: Version) -> None:
+        if force:
+            return
         if new.run_id is None or old.run_id is None:
             raise Mistake(f"{model} or {new.name}@{alias} is of no run, so nothing can be compared: --force")
-        candidate, champion = (score(home, one.run_id, metric) for one in (new, old) if one.run_id)
+        candidate, champion = (score(home, run_id, metric) for run_id in (new.run_id, old.run_id))
         if unlike := differences(candidate, champion):
             raise Mistake(f"{metric} of {model} and of {new.name}@{alias} cannot be compared: {'; '.join(unlike)}")
         ahead = candidate.value - champion.value
         if (ahead if is_higher_better(metric) else -ahead) <= 0:
             words = f"{metric} is {candidate.value:.4f}, and {champion.value:.4f} of {new.name}@{alias}"
             raise Mistake(f"{model} is not better: {words}: --force")
-    before = set_champion(home, new, alias)
+
+    before = set_champion(home, new, alias, earned)
     result = {"name": new.name, "version": new.version, "alias": alias, "previous": before and before.version}
     if as_json:
         print_json(result)

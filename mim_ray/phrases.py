@@ -45,7 +45,23 @@ def reason(error: ErrorDetails) -> str:
     words = re.sub("^Input should be (?=greater|less)", f"{number} ", words)
     for theirs, ours in PHRASES:
         words = re.sub(theirs, ours, words)
+    if error["loc"] and isinstance(error["loc"][-1], int):  # one of several
+        words = re.sub(r"^an? (integer|number)( .+)?$", _several, words)
     return f"expected {words}"
+
+
+def last_true(errors: Sequence[ErrorDetails]) -> ErrorDetails:
+    """Where values are refused pydantic also finds them too few, for it counts those that are left."""
+    return [
+        error
+        for error in errors
+        if error["type"] != "too_short" or len(error["input"]) < error["ctx"]["min_length"]
+    ][-1]
+
+
+def _several(one: re.Match[str]) -> str:
+    kind, limit = one.groups()
+    return f"{kind}s{limit}, separated by commas" if limit else f"{kind}s separated by commas"
 
 
 def one_of(choices: Sequence[str], word: str) -> str:

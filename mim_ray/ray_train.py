@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 
 import ray
 import ray.train.torch
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mim_ray.board import Board
 from mim_ray.errors import Failure, Mistake
+from mim_ray.ray_group import OwnGroup, group
 from mim_ray.ray_room import (
     can_have_more_workers,
     check_room,
@@ -63,7 +65,7 @@ def on_ray(job: Job, task: Task = work) -> dict[str, Any]:
     trainer = TorchTrainer(
         _work,
         train_loop_config={"board": board, "task": task},
-        torch_config=TorchConfig(backend="nccl" if needed.get("GPU") else "gloo"),
+        torch_config=OwnGroup(),
         scaling_config=ScalingConfig(
             num_workers=run.least_workers if ":" not in run.workers else (run.least_workers, run.most_workers),
             use_gpu=bool(needed.get("GPU")),
@@ -77,8 +79,13 @@ def on_ray(job: Job, task: Task = work) -> dict[str, Any]:
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    result = _fitted(trainer, board, run, needed)
-    refusal = ray.get(board.refusal.remote())
+    try:
+        result = _fitted(trainer, board, run, needed)
+        refusal = ray.get(board.refusal.remote())
+    except RayActorError:
+        raise Failure(
+            f"the process that the workers report to was lost: go on with mim-ray train --resume {run.name}"
+        ) from None
     if refusal is not None:
         kind, words = refusal
         raise Mistake(words) if kind == "Mistake" else Failure(words)
@@ -114,7 +121,8 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
             raise Mistake(
                 f"{job.folder.url} is not there: expected storage= that every machine of the cluster sees"
             )
-        return task(job, place)  # type: ignore[no-any-return]
+        with group(place.rank, place.world, "nccl" if place.device.type == "cuda" else "gloo"):
+            return task(job, place)  # type: ignore[no-any-return]
     except Mistake as mistake:
         ray.get(board.refuse.remote("Mistake", f"{mistake}{_where(context)}"))
         raise

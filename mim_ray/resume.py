@@ -126,7 +126,7 @@ def _take_checkpoints(job: Job, to: Folder) -> None:
 
 def refuse_secrets(overrides: Mapping[str, object]) -> None:
     """Every word of a run is written down in many places."""
-    for path in ("data.train", "data.val", "storage", "tracking.uri"):
+    for path in ("data.train", "data.val", "start", "storage", "tracking.uri"):
         word = str(overrides.get(path))
         if without_secrets(word) != word:
             raise Mistake(

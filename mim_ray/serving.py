@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from mim_ray.models import Pretrained, load
 
@@ -28,11 +28,16 @@ class Served:
         return features
 
 
-def opened(text: str) -> Image.Image:
+def opened(text: object) -> Image.Image:
+    """Wholly read, so that what is wrong with it is said here: Pillow reads pixels when they are asked for."""
     try:
-        return Image.open(io.BytesIO(base64.b64decode(text, validate=True)))
-    except (ValueError, UnidentifiedImageError):
-        raise ValueError(f"{COLUMN}: expected the bytes of a picture file in base64") from None
+        if not isinstance(text, str):
+            raise TypeError
+        picture = Image.open(io.BytesIO(base64.b64decode(text, validate=True)))
+        picture.load()
+    except Exception:  # Pillow's decoders raise whatever the broken bytes lead them to
+        raise ValueError(f"{COLUMN}: expected the bytes of a picture file, whole, in base64") from None
+    return picture
 
 
 def _load_pyfunc(folder: str) -> Served:

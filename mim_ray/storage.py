@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -11,7 +11,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from mim_ray.errors import Failure, Mistake
 
-PROOF_BYTES = 1 << 16
+PROOF, PROOF_BYTES = ".proof", 1 << 16
 LOCK = ".lock"
 
 
@@ -31,16 +31,16 @@ class Folder:
 
     def names(self) -> list[str]:
         """Of what lies directly inside; nothing where the folder is not there."""
-        try:
+        with self._in_words("read"), suppress(FileNotFoundError, NotADirectoryError):
             return sorted(path.rstrip("/").rpartition("/")[2] for path in self.fs.ls(self.root, detail=False))
-        except FileNotFoundError:
-            return []
+        return []
 
     def read(self, name: str) -> bytes:
         return self.fs.cat_file(f"{self.root}/{name}")  # type: ignore[no-any-return]
 
     def has(self, name: str) -> bool:
-        return bool(self.fs.exists(f"{self.root}/{name}"))
+        with self._in_words("read"):
+            return bool(self.fs.exists(f"{self.root}/{name}"))
 
     def write(self, name: str, content: bytes) -> None:
         if self.local is None:
@@ -96,9 +96,15 @@ class Folder:
 
     def prove_writable(self) -> None:
         """By some bytes, for a full disk still takes a name."""
+        with self._in_words("written"):
+            self.write(PROOF, bytes(PROOF_BYTES))
+            self.fs.rm_file(f"{self.root}/{PROOF}")
+
+    @contextmanager
+    def _in_words(self, done: str) -> Iterator[None]:
+        """Whatever a file system of someone else's raises."""
         try:
-            self.write("written", bytes(PROOF_BYTES))
-            self.fs.rm_file(f"{self.root}/written")
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise Failure(f"storage={self.url}: cannot be written ({reason})") from None
+            yield
+        except Exception as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+            raise Failure(f"storage={self.url}: cannot be {done} ({reason})") from None

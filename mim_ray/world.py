@@ -10,25 +10,8 @@ from torch import Tensor, nn
 
 from mim_ray.errors import Mistake
 
-_settled: int | None = None
-"""How many workers there are while none may come or go; None: as many as the group has now."""
-
-
-@contextmanager
-def settled() -> Iterator[None]:
-    """Inside, the workers are those there are at its beginning. Ray ends their group under a running step when
-    others come or go: what they would do together then fails, and is not done by each as if it were alone."""
-    global _settled
-    before, _settled = _settled, size()
-    try:
-        yield
-    finally:
-        _settled = before
-
 
 def size() -> int:
-    if _settled is not None:
-        return _settled
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 

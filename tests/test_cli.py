@@ -158,6 +158,11 @@ def test_show_tells_how_weights_are_trained(say: Say) -> None:
     assert "online.encoder.cls_token" in say("show", "finetune", "encoder=micro", "--optim").out
 
 
+def test_show_tells_of_a_recipe_that_trains_nothing(say: Say) -> None:
+    assert say("show", "knn", "--optim") == (0, "knn trains nothing: steps=0\n", "")
+    assert say("show", "knn", "--optim", "--json").json() == {"method": "knn", "groups": []}
+
+
 CHANGES = ["encoder=micro", "storage=it's a 'folder' with $signs & spaces", "data.train=none", "optim.clip=0.5"]
 
 
@@ -222,6 +227,14 @@ def test_the_version(say: Say) -> None:
         ("bench sizin", "no benchmark 'sizin': did you mean 'sizing'?"),
         ("bench R1 --pairs 0", "Invalid value for '--pairs'"),
         ("bench R1 --record photos/cat/0.png", "--record photos/cat/0.png: cannot be written (File exists)"),
+        ("eval knn first seeds=²", "seeds=²: expected an integer"),
+        ("eval knn first seeds=0", "seeds=0: expected an integer greater than 0"),
+        ("eval knn first weights=nowhere.pt", "weights=nowhere.pt: only a timm name takes a file: first is none"),
+        (
+            "eval knn random:micro weights=x.pt",
+            "weights=x.pt: only a timm name takes a file: random:micro is none",
+        ),
+        ("eval knn resnet18 weights=nowhere.pt", "weights: nowhere.pt does not exist: expected a .safetensors or"),
         ("doctor out.beton", "no file out.beton: make one with mim-ray data import SOURCE out.beton"),
     ],
 )

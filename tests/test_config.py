@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 
 from mim_ray.config import Spec, changed, describe, flatten, parse, paths, resolve
 from mim_ray.errors import Mistake
@@ -90,7 +90,8 @@ class Run(Spec):
     sides: tuple[Literal[1, 2], ...] = (1,)
     clip: tuple[float, float] | None = None
     word: str = Field("abc", min_length=1, pattern="^[a-z, ]+$")
-    some: tuple[int, ...] = Field((1,), min_length=1)
+    some: tuple[PositiveInt, ...] = Field((1,), min_length=1)
+    rates: tuple[PositiveFloat, ...] = Field((0.1,), min_length=1)
     method: Method = Method()
 
     @field_validator("epochs")
@@ -390,9 +391,14 @@ def test_a_field_of_another_kind_names_its_kinds() -> None:
         ("word", "a\nB", "a B: expected a string that matches pattern '^[a-z, ]+$'"),
         ("betas", "0.1", "0.1: expected 2 values separated by commas"),
         ("betas", "0.1,0.2,0.3", "0.1,0.2,0.3: expected at most 2 values separated by commas"),
-        ("betas", (0.1, "x"), "0.1,x: expected a number"),
+        ("betas", (0.1, "x"), "0.1,x: expected numbers separated by commas"),
         ("betas", 3, "3: expected values separated by commas"),
         ("some", "", ": expected at least 1 values separated by commas"),
+        ("some", "-3", "-3: expected integers greater than 0, separated by commas"),
+        ("some", "-3,0", "-3,0: expected integers greater than 0, separated by commas"),
+        ("some", "5,-3", "5,-3: expected integers greater than 0, separated by commas"),
+        ("some", "x", "x: expected integers separated by commas"),
+        ("rates", "0", "0: expected numbers greater than 0, separated by commas"),
         ("sides", "1,3", "1,3: expected 1 or 2"),
         ("method.crops", 3, "3: expected 1 or 2"),
         ("method.loss", "smoth", "smoth: expected l1, l2, smooth or none: did you mean 'smooth'?"),

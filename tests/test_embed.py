@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import timm
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 
-from mim_ray import cli, embed
+from mim_ray import cli, embed, models
 from mim_ray.data.beton import Beton
 from mim_ray.data.place import local_beton
 from mim_ray.errors import Mistake
@@ -47,6 +50,14 @@ def wanted() -> torch.Tensor:
     crop, device = CenterCrop(size=(32, 32), share=1.0), torch.device("cpu")
     loader = few_pictures(SET, None, crop, device=device, backend="torch")
     return features_of(model.online.encoder, model.normalise, loader, run.pool).pooled
+
+
+def encoder(seed: int, folder: Path) -> Path:
+    """As it lies among the artifacts of a run."""
+    model = subject(MODEL).run.method.build((32, 32), seed)
+    card = ModelCard(method="mae", overrides={"encoder": "micro"}, steps=1, dataset="x", metrics={}, mim_ray="0")
+    save_encoder(model.online.encoder.state_dict(), card, folder)
+    return folder
 
 
 def test_every_picture_has_its_feature_name_and_labels(capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,10 +96,7 @@ def test_what_was_stopped_goes_on_with_the_parts_it_has(monkeypatch: pytest.Monk
             raise KeyboardInterrupt
         return table(beton, batch, found)
 
-    run = subject(MODEL).run
-    model = run.method.build((32, 32), 1)
-    card = ModelCard(method="mae", overrides={"encoder": "micro"}, steps=1, dataset="x", metrics={}, mim_ray="0")
-    save_encoder(model.online.encoder.state_dict(), card, Path("mine"))
+    encoder(1, Path("mine"))
     monkeypatch.setattr(embed, "_table", failing)
     with pytest.raises(KeyboardInterrupt):
         embed.embed(MODEL, SET, Path("out.parquet"), words=HERE)
@@ -119,8 +127,6 @@ def test_a_stop_is_heard_at_every_part_and_others_may_go_on(monkeypatch: pytest.
 
 
 def test_a_folder_of_pictures_is_embedded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from PIL import Image
-
     Path("pictures").mkdir()
     for number in range(3):
         Image.new("RGB", (40, 40), (80 * number, 10, 10)).save(f"pictures/{number}.png")
@@ -137,6 +143,94 @@ def test_a_folder_of_pictures_is_embedded_too(tmp_path: Path, monkeypatch: pytes
     embed.embed(MODEL, "pictures", Path("out.parquet"), words=HERE)
     names = pq.read_table("out.parquet")["name"].to_pylist()
     assert sorted(Path(name).name for name in names) == ["0.png", "1.png", "2.png"]
+
+
+def test_a_model_is_found_where_tracking_uri_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which changes no feature: parts found by one address go on by another."""
+    asked = []
+
+    def fetched(where: str, _: Path, uri: str | None) -> Path:
+        asked.append((where, uri))
+        return encoder(1, Path("mine"))
+
+    monkeypatch.setattr(models, "fetched", fetched)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(embed, "_joined", lambda *_: sys.exit(1))
+        with pytest.raises(SystemExit):
+            embed.embed("first", SET, Path("out.parquet"), words={**HERE, "tracking.uri": "http://there.invalid"})
+    embed.embed("first", SET, Path("out.parquet"), words=HERE)
+    assert asked == [("first", "http://there.invalid"), ("first", None)]
+    with pytest.raises(Mistake, match=r"tracking\.uri: expected no password"):
+        embed.embed("first", SET, Path("other.parquet"), words={"tracking.uri": "https://me:secret@here.invalid"})
+
+
+def test_a_timm_name_takes_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    name, pictures = "vit_tiny_patch16_224", "sample:shapes:n=3,size=224"
+    theirs: Any = timm.create_model(name).eval()
+    save_file(theirs.state_dict(), "timm.safetensors")
+    words = [f"{path}={value}" for path, value in HERE.items()]
+    assert cli.run(["embed", name, pictures, "out.parquet", *words, "weights=timm.safetensors"]) == 0
+    crop, device = CenterCrop(size=(224, 224), share=1.0), torch.device("cpu")
+    batch = next(few_pictures(pictures, None, crop, device=device, backend="torch").batches())
+    with torch.no_grad():
+        tokens = theirs.forward_features((batch.crops[0] / 255 - 0.5) / 0.5)
+    torch.testing.assert_close(features("out.parquet")[batch.samples], tokens[:, 1:].mean(1), rtol=1e-3, atol=1e-3)
+    capsys.readouterr()
+    for model, file, said in (
+        (
+            MODEL,
+            "timm.safetensors",
+            "weights=timm.safetensors: only a timm name takes a file: random:micro is none",
+        ),
+        ("mine", "nowhere.pt", "weights=nowhere.pt: only a timm name takes a file: mine is none"),
+        (name, "nowhere.pt", "weights: nowhere.pt does not exist: expected a .safetensors or .pth file"),
+    ):
+        assert cli.run(["embed", model, pictures, "other.parquet", *words, f"weights={file}"]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"mim-ray: {said}")
+        assert told.count("\n") == 1
+    assert {path.name for path in Path().iterdir()} == {"out.parquet", "timm.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("model", "pictures", "word", "said"),
+    [
+        (MODEL, "pictures", "workrs=0", "no field 'workrs': did you mean 'workers'"),
+        (MODEL, SET, "workrs=0", "no field 'workrs': did you mean 'workers'"),
+        (MODEL, "pictures", "eval.pool=sum", "eval.pool=sum: expected"),
+        (MODEL, "pictures", "seeds=3", "no field 'seeds': did you mean 'seed'"),
+        ("random:micor", "pictures", "seed=0", "encoder=micor: "),
+        (MODEL, "nothing", "seed=0", "no image in nothing"),
+        (MODEL, "text.beton", "seed=0", "text.beton"),
+        (MODEL, "nowhere.beton", "seed=0", "nowhere.beton is not a file"),
+        (MODEL, "sample:shpes", "seed=0", "no sample 'shpes': did you mean 'shapes'?"),
+    ],
+)
+def test_nothing_is_left_of_a_mistake(
+    model: str, pictures: str, word: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("pictures", "nothing"):
+        Path(name).mkdir()
+    Image.new("RGB", (40, 40)).save("pictures/0.png")
+    Path("text.beton").write_text("no beton")
+    words = [f"{path}={value}" for path, value in HERE.items()]
+    before = sorted(Path().rglob("*"))
+    assert cli.run(["embed", model, pictures, "out.parquet", *words, word]) in (1, 2)
+    assert said in capsys.readouterr().err
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_of_a_mistake_late_in_the_work_what_is_good_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistaken(*_: object) -> dict[str, Any]:
+        raise Mistake("late")
+
+    Path("pictures").mkdir()
+    Image.new("RGB", (40, 40)).save("pictures/0.png")
+    monkeypatch.setattr(embed, "engine_for", lambda *_: (nullcontext(), mistaken))
+    with pytest.raises(Mistake, match="late"):
+        embed.embed(MODEL, "pictures", Path("out.parquet"), words=HERE)
+    assert {path.suffix for path in Path(".out.parquet.parts").iterdir()} == {".beton", ".json"}
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:

@@ -44,12 +44,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"revision", "tracking", "views", "weights", "world"},
     "board": set(),
     "charts": set(),
+    "ray_group": set(),
     "ray_room": {"errors", "run"},
-    "ray_train": {"board", "errors", "ray_room", "run", "training"},
+    "ray_train": {"board", "errors", "ray_group", "ray_room", "run", "training"},
     "resume": BASEMENT | {"phrases", "run", "storage", "tracking", "training"},
     "evaluate": BASEMENT
     | {"blocks", "data", "encoders", "measures", "run", "scores", "siamese", "transforms", "views", "world"},
-    "subject": BASEMENT | {"encoders", "methods", "models", "run", "tracking", "weights"},
+    "subject": BASEMENT | {"encoders", "methods", "models", "run", "tracking", "training", "weights"},
     "judge": BASEMENT
     | {
         "data",
@@ -84,10 +85,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "tracking",
     },
     "eval_cli": {"config", "embed", "errors", "judge", "options", "output"},
-    "models": BASEMENT | {"evaluate", "methods", "model_card", "run", "tracking", "transforms", "views"},
+    "models": BASEMENT
+    | {"encoders", "evaluate", "methods", "model_card", "run", "tracking", "transforms", "views", "weights"},
     "launch": {"resume"}
     | BASEMENT
-    | {"data", "methods", "phrases", "ray_train", "revision", "run", "storage", "tracking", "training"},
+    | {"data", "methods", "models", "phrases", "ray_train", "revision", "run", "storage", "tracking", "training"},
     "spaces": set(),
     "doctor": {"data", "errors"},
     "turns": {"data", "ray_train", "training", "views"},
@@ -129,7 +131,7 @@ DOORS = {
     "numba": ("data/",),
     "llvmlite": ("data/",),
     "timm": ("encoders/", "training/optim.py", "step_bench.py"),
-    "ray": ("ray_train.py", "ray_room.py", "submit.py", "fake_cluster.py"),
+    "ray": ("ray_train.py", "ray_group.py", "ray_room.py", "submit.py", "fake_cluster.py"),
     "mlflow": ("tracking/",),
 }
 CORE = (

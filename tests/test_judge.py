@@ -9,6 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 import mim_ray
+from mim_ray.data.samples import SHAPES
 from mim_ray.errors import Failure, Mistake
 from mim_ray.judge import evaluate
 from mim_ray.methods import resolved
@@ -58,17 +59,26 @@ def test_protocols_leave_child_runs_with_tables_and_pictures(here: Path, pretrai
         assert (run.data.tags["mim_ray.protocol"], run.info.status) == (protocol, "FINISHED")
         top = "eval/knn_top1" if protocol == "knn" else "eval/top1"
         assert run.data.metrics[top] == result["metrics"][top]
-        if protocol != "knn":
-            files = {file.path for file in client.list_artifacts(run.info.run_id, "evaluation")}
-            assert files == {"evaluation/classes.json", "evaluation/confusions.png"}
-            table = next(here.glob(f"mlruns/*/{run.info.run_id}/artifacts/evaluation/classes.json"))
-            rows = json.loads(table.read_text())
-            assert sum(row["pictures"] for row in rows) == 40
-            right = sum(row["top1"] * row["pictures"] for row in rows)
-            assert right / 40 == pytest.approx(result["metrics"]["eval/top1"])
+        files = {file.path for file in client.list_artifacts(run.info.run_id, "evaluation")}
+        assert files == {"evaluation/classes.json", "evaluation/confusions.png"}
+        rows = classes_of(here, run.info.run_id)
+        assert sum(row["pictures"] for row in rows) == 40
+        right = sum(row["top1"] * row["pictures"] for row in rows)
+        assert right / 40 == pytest.approx(result["metrics"][top])
     assert "eval/knn_top1_k10_t0.1" in result["metrics"]
-    few = {name: value for name, value in QUICK.items() if name != "batch"}
-    assert evaluate("knn", "first", few)["metrics"]["eval/knn_top1"] > 0  # 120 pictures are no batch of 256
+    assert "eval/top1" not in result["metrics"]
+    alone = {name: value for name, value in QUICK.items() if name not in ("batch", "data.val")}
+    result = evaluate("knn", "first", alone)  # 120 pictures are no batch of 256
+    assert result["metrics"]["eval/knn_top1"] > 0
+    rows = classes_of(here, result["run_id"])
+    assert sum(row["pictures"] for row in rows) == 120
+    assert {row["class"] for row in rows} == set(SHAPES)
+
+
+def classes_of(here: Path, run_id: str) -> list[dict[str, Any]]:
+    """The table that a protocol left in MLflow."""
+    table = next(here.glob(f"mlruns/*/{run_id}/artifacts/evaluation/classes.json"))
+    return json.loads(table.read_text())  # type: ignore[no-any-return]
 
 
 def test_seeds_are_runs_and_their_mean_is_told(here: Path) -> None:
@@ -81,6 +91,8 @@ def test_seeds_are_runs_and_their_mean_is_told(here: Path) -> None:
     summary = client.get_run(result["run_id"]).data.metrics
     assert summary["eval/top1"] == pytest.approx(sum(tops) / 3)
     assert summary["eval/top1_std"] == pytest.approx(result["std"]["eval/top1"])
+    assert {"eval/top1_1", "eval/top5"} < result["metrics"].keys() == result["std"].keys()
+    assert "eval/rate" not in result["metrics"]  # the mean of the best classifiers' names
 
 
 def test_the_same_seed_is_the_same_result_and_a_stopped_protocol_goes_on() -> None:
@@ -100,6 +112,25 @@ def test_a_recipe_is_fitted_to_a_small_set_and_small_pictures() -> None:
     assert (run.batch, run.data.crop.size, run.looked_at) == (2 * CLASSES, (32, 32), (32, 32))
     assert evaluate("linear", "random:micro", {**words, "name": "probe"})["metrics"]
     assert job_of(Path("runs/probe/run.json").read_bytes()).run.batch == 120
+
+
+@pytest.mark.parametrize("protocol", ["linear", "knn"])
+def test_the_first_stages_of_a_cnn_are_judged_alone(protocol: str) -> None:
+    words = {**QUICK, "epochs": 1}
+    found = [evaluate(protocol, "random:resnet-micro", {**words, "layer": layer}) for layer in (2, 4)]
+    assert found[0]["metrics"] != found[1]["metrics"]
+
+
+def test_an_encoder_of_few_layers_is_judged_as_it_is() -> None:
+    """Of a ViT and a CNN that were trained so; fewer of these can be asked for, but not more."""
+    shallow = {"batch": 24, "steps": 1, "workers": 0, "data.backend": "torch", "method.encoder.depth": 2}
+    sets = {"data.train": "sample:shapes:n=48", "schedule.warmup_epochs": 0}
+    for method, encoder in (("mae", "micro"), ("simmim_r50", "resnet-micro")):
+        mim_ray.train(method, {**shallow, **sets, "encoder": encoder, "name": encoder})
+        whole, first = (evaluate("knn", encoder, {**QUICK, **words}) for words in ({}, {"layer": 1}))
+        assert whole["metrics"] != first["metrics"]
+        with pytest.raises(Mistake, match="is missing"):
+            evaluate("knn", encoder, {**QUICK, "layer": 3})
 
 
 def test_few_labels_are_as_many_of_every_class() -> None:
@@ -125,6 +156,7 @@ def test_few_labels_are_as_many_of_every_class() -> None:
         ("linear", "vit_small_patch16_224.dinov9", {}, "no model 'vit_small"),
         ("knn", "nowhere", {}, "no model 'nowhere'"),
         ("linear", "random:micro", {"layer": 9}, "depth=9: a micro ViT has 6 blocks"),
+        ("linear", "random:resnet-micro", {"layer": 5}, "depth=5: resnet-micro has 4 stages: expected 1 to 4"),
         ("linear", "random:micro", {"data.train": "sample:photos"}, "has no labels to learn from"),
         ("fewshot", "random:micro", {"fraction": 2}, "data.few.fraction=2"),
         ("linear", "random:micro", {"classes": 3}, "classes=3: the sets have "),

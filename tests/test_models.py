@@ -18,6 +18,10 @@ from mim_ray.methods import resolved
 from mim_ray.model_card import ModelCard
 from mim_ray.models import CARD, WEIGHTS, checksum_of, load, save_encoder
 from mim_ray.subject import subject
+from mim_ray.tracking.spool import Spool
+from mim_ray.training import logbook
+from mim_ray.training.best import Best
+from mim_ray.training.reporter import Reporter
 from mim_ray.views import View
 from tests.databases import fresh
 
@@ -99,8 +103,49 @@ def test_a_run_leaves_its_encoder_in_the_registry_and_its_best_checkpoint(here: 
         then = load(name)
         assert (then.card.steps, then.card.metrics["eval/knn_top1"]) == (best.step, best.value)
         assert all(torch.equal(weight, at_best[path]) for path, weight in then.encoder.state_dict().items())
+    whole = next(here.glob(f"mlruns/*/{found['run_id']}/artifacts/model"))
+    assert torch.equal(load(whole)(PICTURES), by_name(PICTURES))
+    assert (whole / "MLmodel").read_text().count("mim_ray.serving") == 1
     again = mim_ray.train(resume="first")
     assert again["model"] == "mim-encoder/1"
+
+
+def interrupted(_: Reporter) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("here")
+def test_the_best_of_a_run_that_was_cut_is_sent_when_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logbook, "bettered", lambda best, _run, _found, done: Best(1.0, 4) if done == 4 else best)
+    with monkeypatch.context() as cut:
+        cut.setattr(Reporter, "_send_best", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trained("first")
+    with pytest.raises(Mistake, match="no encoder yet"):
+        load("first/best")
+    assert mim_ray.train(resume="first")["best"].endswith("step-000000004")
+    assert load("first/best").card.steps == 4
+
+
+@pytest.mark.usefixtures("here")
+def test_a_model_that_could_not_be_kept_is_not_registered(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    keep = Spool.add_file
+
+    def refuse_models(self: Spool, path: Path, name: str, to: str) -> None:
+        if to.startswith(("encoder", "model", "best")):
+            raise Failure(f"{path} cannot be copied: the disk is full")
+        keep(self, path, name, to)
+
+    with monkeypatch.context() as full:
+        full.setattr(Spool, "add_file", refuse_models)
+        found = trained("first", tracking__model="mim-encoder")
+    assert found["unsent"] == 1
+    assert "model" not in found
+    assert "the model that the run ends with is not sent to MLflow" in caplog.text
+    assert mim_ray.train(resume="first")["model"] == "mim-encoder/1"
+    assert load("mim-encoder/1").card.steps == 10
 
 
 def test_of_two_best_encoders_the_newest_that_is_whole_is_taken(here: Path) -> None:
@@ -200,7 +245,7 @@ def test_pictures_to_look_at_that_are_not_there_are_missed_before_the_start(here
 def test_what_is_no_model_is_said(here: Path) -> None:
     with pytest.raises(Mistake, match="no model 'nix'"):
         load("nix")
-    with pytest.raises(Failure, match="nix"):
+    with pytest.raises(Mistake, match=r"no registered model .nix."):
         load("nix@champion")
     (here / "torn").mkdir()
     (here / "torn" / "encoder.json").write_text(json.dumps({}))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,7 +23,7 @@ from mim_ray.model_card import ModelCard
 from mim_ray.models import save_encoder
 from mim_ray.tracking import registry
 from mim_ray.tracking.ranking import ranking
-from mim_ray.tracking.registry import set_champion, version_of, versions
+from mim_ray.tracking.registry import Version, set_champion, version_of, versions
 from tests.databases import fresh
 from tests.tracking.servers import Server
 
@@ -105,6 +106,32 @@ def test_the_best_is_sought_among_like_scores(uri: str, capsys: pytest.CaptureFi
         assert (result["name"], result["value"]) == ("one", value)
 
 
+def test_scores_of_other_judgings_are_not_compared(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def judged(name: str, value: float, **tags: str) -> None:
+        parent = {"mlflow.parentRunId": by_name[name], "mim_ray.protocol": "linear"}
+        ours = {"mim_ray.settings": "the recipe's", "mim_ray.val_checksum": "v", **tags}
+        run_of(
+            uri, f"{name}-linear", {"eval/top1": value}, tags=parent | ours, params={"data.val": f"{name}.beton"}
+        )
+
+    by_name = {name: run_of(uri, name, {KNN: 0.1}) for name in ("one", "long", "other", "part", "like")}
+    judged("one", 0.5)
+    judged("long", 0.9, **{"mim_ray.settings": "epochs=900"})
+    judged("other", 0.9, **{"mim_ray.val_checksum": "w"})
+    judged("part", 0.9, **{"mim_ray.part": "best"})
+    judged("like", 0.6)
+    words = ["models", "compare", "one", "--metric", "eval/top1", "--json", "--no-track"]
+    for name, why in (
+        ("long", "settings is the recipe's and epochs=900"),
+        ("other", "val is v and w"),
+        ("like", ""),
+    ):
+        assert cli.run([*words[:3], name, *words[3:]]) == 0
+        assert json.loads(capsys.readouterr().out)["models"][1]["unlike_the_first"] == why
+    assert cli.run([*words[:3], "part", *words[3:]]) == 2
+    assert "part has no eval/top1" in capsys.readouterr().err
+
+
 def registered(uri: str, run_id: str, name: str = "mim-encoder") -> str:
     from mim_ray.tracking.registry import register
 
@@ -145,20 +172,42 @@ def test_of_two_promotions_at_one_moment_one_wins_and_nothing_is_lost(server: Se
     found = versions(uri, "mim-encoder")
     set_champion(uri, found[-1])
 
+    inside, longest = [0], [0]
+
     def promote(number: int) -> bool:
+        def earned(before: Version) -> None:
+            inside[0] += 1
+            longest[0] = max(longest[0], inside[0])
+            time.sleep(0.3)  # what others do meanwhile would be lost
+            inside[0] -= 1
+            if int(found[number].version) < int(before.version):
+                raise Mistake("it is not better than the champion of now")
+
         try:
-            set_champion(uri, found[number])
-        except Failure:  # someone else promoted at the same moment
+            set_champion(uri, found[number], earned=earned)
+        except Mistake:
             return False
         return True
 
     with ThreadPoolExecutor(4) as together:
         won = list(together.map(promote, range(4)))
-    assert any(won)
+    assert longest == [1]
+    assert won[0]  # the best of them, whenever its turn was
     champion, previous = (version_of(uri, f"mim-encoder@{alias}") for alias in ("champion", "previous"))
-    assert champion.version != previous.version
-    assert champion.version != found[-1].version
-    assert len(versions(uri, "mim-encoder")) == 5
+    assert champion.version == "5"
+    assert previous.version == str(max(5 - number for number in range(1, 5) if number == 4 or won[number]))
+    assert [one.name for one in versions(uri)] == ["mim-encoder"] * 5
+
+
+def test_a_promotion_that_was_cut_short_stands_in_nobodys_way(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = server.uri
+    registered(uri, run_of(uri, "only", {KNN: 0.1}), "mim-cut")
+    MlflowClient(uri).create_registered_model("mim-cut.promoting")
+    monkeypatch.setattr(registry, "PROMOTING_SECONDS", 1.0)
+    assert set_champion(uri, version_of(uri, "mim-cut/1")) is None
+    assert version_of(uri, "mim-cut@champion").version == "1"
 
 
 def test_scores_are_compared_with_what_they_depend_on(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,15 +271,23 @@ def test_a_model_that_was_tampered_with_is_refused(tmp_path: Path) -> None:
     (where / models.CARD).write_text(json.dumps(card))
     with pytest.raises(Failure, match="makes other features than when it was stored"):
         pull(str(where), "safetensors", tmp_path / "out")
+    (where / models.EXAMPLE).unlink()
+    with pytest.raises(Failure, match=r"example.safetensors is missing: nothing proves"):
+        pull(str(where), "safetensors", tmp_path / "out")
+    (where / models.CARD).write_text(json.dumps(card | {"weights_sha256": None}))
+    with pytest.raises(Failure, match="is not as it was written: its checksum"):
+        pull(str(where), "safetensors", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_pickle_is_refused(tmp_path: Path) -> None:
     where = folder_of(tmp_path)
     torch.save({}, where / "model.pt")
-    (where / models.WEIGHTS).unlink()
-    with pytest.raises(Mistake, match=r"holds model.pt, which may run anything"):
-        pull(str(where), "safetensors", tmp_path / "out")
+    for _ in range(2):
+        with pytest.raises(Mistake, match=r"holds model.pt, which may run anything"):
+            pull(str(where), "safetensors", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        (where / models.WEIGHTS).unlink(missing_ok=True)
 
 
 def test_a_registered_model_is_pulled_where_nothing_was_trained(
@@ -247,6 +304,17 @@ def test_a_registered_model_is_pulled_where_nothing_was_trained(
     shown = capsys.readouterr().out
     assert done["run_id"] in shown
     assert "| data | `sample:shapes:n=48`, checksum " in shown
+    (stored,) = server.folder.glob(f"served/*/{done['run_id']}/artifacts/encoder")
+    for name, change in (("encoder.json", b" "), ("model.pkl", b"anything"), ("more.txt", b"anything")):
+        path = stored / name
+        before = path.read_bytes() if path.exists() else None
+        path.write_bytes((before or b"") + change)
+        assert cli.run(["models", "pull", "mim-pulled/1", "--to", "changed"]) in (1, 2)
+        assert "not as they were logged" in (said := capsys.readouterr().err) or "may run anything" in said
+        with pytest.raises((Failure, Mistake), match=r"not as they were logged|may run anything"):
+            mim_ray.load("mim-pulled/1")
+        path.unlink() if before is None else path.write_bytes(before)
+    assert mim_ray.load("mim-pulled/1", size=(64, 64))(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape[0] == 1
     server.kill()
     assert cli.run(["models", "pull", "mim-pulled/1", "--to", "again"]) == 1
     assert "cannot be reached" in capsys.readouterr().err

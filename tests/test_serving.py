@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import os
 import signal
 import socket
@@ -22,11 +23,16 @@ import torch
 from PIL import Image
 
 import mim_ray
+from mim_ray.data.importer import Import, import_set
+from mim_ray.data.sources import open_source
 from mim_ray.models import PICKLES, load
+from mim_ray.serving import opened
 from mim_ray.tracking.server import QUIET_AND_SOON
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
 SECONDS = 120.0
+LICENCE = "CC BY 4.0, of those who drew them"
+REFUSED = "image: expected the bytes of a picture file, whole, in base64"
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +41,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here = tmp_path_factory.mktemp("served")
     words = {"name": "first", "encoder": "micro", "batch": 24, "steps": 2, "workers": 0, "data.backend": "torch"}
     places = {"storage": str(here / "runs"), "tracking.uri": f"sqlite:///{here}/mlflow.db"}
+    beton = here / "train.beton"
+    import_set(open_source("sample:shapes:n=48"), beton, Import(workers=1, licence=LICENCE))
     before = Path.cwd()
     os.chdir(here)  # MLflow keeps the artifacts of a database in the current folder
     try:
-        mim_ray.train("mae", {**words, **places, "data.train": "sample:shapes:n=48"})
+        mim_ray.train("mae", {**words, **places, "data.train": str(beton)})
     finally:
         os.chdir(before)
     return next(here.glob("mlruns/*/*/artifacts/encoder"))
@@ -71,7 +79,7 @@ def address(trained: Path) -> Iterator[str]:
         log.close()
 
 
-def asked(address: str, *images: str) -> Any:
+def asked(address: str, *images: object) -> Any:
     body = {"dataframe_split": {"columns": ["image"], "data": [[image] for image in images]}}
     request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=SECONDS) as answer:
@@ -91,9 +99,36 @@ def test_a_picture_is_answered_with_its_feature(trained: Path, address: str) -> 
         wanted = encoder(torch.stack([encoder.transform(picture) for picture in pictures]))
     found = torch.tensor(asked(address, *texts)["predictions"])
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-    with pytest.raises(urllib.error.HTTPError) as refusal:
-        asked(address, "no picture")
-    assert "expected the bytes of a picture file in base64" in refusal.value.read().decode()
+    for broken in ("no picture", texts[0][: len(texts[0]) // 8 * 4], None):
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            asked(address, texts[1], broken)
+        assert REFUSED in refusal.value.read().decode()
+
+
+def test_the_card_has_the_licence_of_the_data(trained: Path) -> None:
+    assert load(trained).card.licence == LICENCE
+    assert f"its licence: {LICENCE} |" in (trained / "README.md").read_text()
+
+
+def file(form: str) -> bytes:
+    content = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(content, form)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"])
+def test_half_a_picture_is_refused_in_words(form: str) -> None:
+    whole = file(form)
+    assert opened(base64.b64encode(whole).decode()).size == (40, 40)
+    with pytest.raises(ValueError, match=REFUSED):
+        opened(base64.b64encode(whole[: len(whole) // 2]).decode())
+
+
+@pytest.mark.parametrize("sent", [None, 3, 0.5, math.nan, "", " ", "é", "####", b"", [], {"b64": ""}, np.int64(3)])
+def test_what_is_no_picture_is_refused_in_words(sent: object) -> None:
+    with pytest.raises(ValueError, match=REFUSED):
+        opened(sent)
 
 
 def test_nothing_of_it_is_a_pickle(trained: Path) -> None:

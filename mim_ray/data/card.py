@@ -1,6 +1,7 @@
 """The summary card that lies beside a beton."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mim_ray.errors import Failure, Mistake
 
 class SetCard(Spec):
     source: str = Field(description="what it was imported from")
+    licence: str | None = Field(None, description="of the pictures, in words")
     options: dict[str, str] = Field(description="the import's options, pasteable")
     samples: int
     classes: tuple[str, ...]
@@ -66,12 +68,13 @@ class SetCard(Spec):
             f" ({', '.join(self.classes[:12])}{', …' * (len(self.classes) > 12)})" if self.classes else ""
         )
         shown["class_counts"] = f"{counts[0]} to {counts[-1]} images each" if counts else "unlabelled"
-        shown["options"] = " ".join(f"{key}={value}" for key, value in self.options.items())
+        shown["options"] = shlex.join(f"{key}={value}" for key, value in self.options.items())
         shown["skipped"] = f"{len(self.skipped)}" + "".join(f"; {name}: {why}" for name, why in self.skipped[:5])
         for name in ("width", "height"):
             shown[name] = "least {} · median {} · most {}".format(*shown[name])
         for name in ("mean", "std"):
             shown[name] = " ".join(f"{value:.4f}" for value in shown[name])
         shown["label_fields"] = ", ".join(self.label_fields) or "none"
+        shown["licence"] = self.licence or "not known"
         shown["samples"], shown["bytes"] = f"{self.samples:,}", f"{self.bytes:,}"
         return [(name, str(value)) for name, value in shown.items()]

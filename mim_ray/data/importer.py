@@ -47,6 +47,11 @@ class Import(Subset):
     seed: int = Field(0, ge=0, lt=1 << 63, description="of the subset and of the order on disk")
     split: str = Field("train", description="of sources that have several")
     strict: bool = Field(False, description="fail at the first picture that cannot be used")
+    licence: str | None = Field(
+        None,
+        min_length=1,
+        description="of the pictures, in words for the card; none: as the source says, if it does",
+    )
 
 
 def import_set(source: Source, out: Path, options: Import) -> SetCard:
@@ -143,6 +148,7 @@ def _card(aside: Path, source: Source, options: Import, tally: _Tally) -> SetCar
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return SetCard(
         source=_readable(source.origin),
+        licence=options.licence or source.licence,
         options=flatten(options),
         samples=len(beton),
         classes=tuple(map(_readable, source.classes)),

@@ -23,6 +23,7 @@ class Source(Protocol):  # small to pickle and without open files: spawned proce
     origin: str  # what the user wrote
     classes: tuple[str, ...]  # names of the classes of fields[0]; () when unlabelled
     fields: tuple[str, ...]  # names of the label columns
+    licence: str | None  # of the pictures, in words; None: not known
 
     def __len__(self) -> int: ...
     def name(self, index: int) -> str: ...  # what to call this sample in a message
@@ -39,6 +40,7 @@ class Labelled:
     targets: Integers
     names: Sequence[str]
     fields: tuple[str, ...] = field(init=False)
+    licence: str | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.fields = ("label",) * self.targets.shape[1]

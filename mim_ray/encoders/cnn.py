@@ -39,7 +39,7 @@ class CNN(Spec):
     at: int | None = Field(
         None, ge=0, description="after which stage the token enters, 0 the stem; none: 0 to replace, 3 to add"
     )
-
+    depth: PositiveInt | None = Field(None, description="the first stages alone; none: all")
     drop_path: float = Field(0.0, ge=0, lt=1, description="timm's drop_path_rate")
 
     @field_validator("name")
@@ -68,7 +68,9 @@ class CNN(Spec):
     def entry(self) -> int:
         if self.at is not None:
             return self.at
-        return 3 if self.hidden == "add" else 0
+        if self.hidden == "replace":
+            return 0
+        return 3 if self.depth is None else min(3, self.depth)
 
     def grid(self, image: tuple[int, int]) -> Grid:
         if any(side % self.patch for side in image):
@@ -78,20 +80,29 @@ class CNN(Spec):
     def fits(self, image: tuple[int, int], hides: bool) -> tuple[tuple[int, int], ...]:
         """(features, stride) after the stem and every stage; refuses pictures that these cannot divide."""
         self.grid(image)
-        features = features_of(self.name, self.stem, self.channels)
+        features = self._features()
         _, stride = features[-1]
         if any(side % stride for side in image):
             raise Mistake(f"name={self.name}: {image[0]} × {image[1]} pixels: expected multiples of {stride}")
         if self.patch % stride and stride % self.patch:
             raise Mistake(f"patch={self.patch}: expected a multiple or a divisor of the stride, {stride}")
         if hides and self.entry >= len(features):
-            raise Mistake(f"at={self.entry}: {self.name} has {len(features) - 1} stages: expected one of them")
+            model = self.name if self.depth is None else f"{self.name} with depth={self.depth}"
+            raise Mistake(f"at={self.entry}: {model} has {len(features) - 1} stages: expected one of them")
         if hides and self.patch % features[self.entry][1]:
             raise Mistake(
                 f"at={self.entry}: a cell after that stage is {features[self.entry][1]} pixels wide, "
                 f"which a hidden patch of {self.patch} does not fill: expected an earlier stage"
             )
         return features
+
+    def _features(self) -> tuple[tuple[int, int], ...]:
+        """Of the stem and the stages up to `depth`."""
+        every = features_of(self.name, self.stem, self.channels)
+        stages = len(every) - 1
+        if self.depth is not None and self.depth > stages:
+            raise Mistake(f"depth={self.depth}: {self.name} has {stages} stages: expected 1 to {stages}")
+        return every if self.depth is None else every[: self.depth + 1]
 
     def token_is_last(self, image: tuple[int, int]) -> bool:
         """Whether nothing of the encoder comes after it."""
@@ -112,10 +123,12 @@ class Backbone(nn.Module):
         self.net = with_global_norms(model_of(spec.name, spec.stem, spec.channels, spec.drop_path))
         self._parts = parts_of(self.net, spec.name)
         self._check_parts(spec)
+        self.later = self._shortened(len(features))
+        """How the names of what a whole model has beyond `depth` begin."""
         self.width, stride = features[-1]
         self.cells = Grid(image[0] // stride, image[1] // stride, stride)
         self.grid, self.hidden, self.entry = spec.grid(image), spec.hidden, spec.entry
-        if not pooled:
+        if self.later or not pooled:
             used = {id(weight) for part in chain(*self._parts) for weight in part.parameters()}
             for weight in self.net.parameters():
                 weight.requires_grad_(id(weight) in used)
@@ -132,7 +145,8 @@ class Backbone(nn.Module):
                 x = module(x)
             if view.hiding is not None and number == self.entry:
                 x = self._marked(x, view.hiding.mask)
-        return Tokens(x.flatten(2).mT, self.net.forward_head(x, pre_logits=True), None)
+        pooled = x.mean((2, 3)) if self.later else self.net.forward_head(x, pre_logits=True)
+        return Tokens(x.flatten(2).mT, pooled, None)
 
     def encode(self, views: Sequence[View]) -> list[Tokens]:
         """One after the other, so that each view has its own batch statistics."""
@@ -150,6 +164,13 @@ class Backbone(nn.Module):
             if any(weight is own for module in part for own in module.parameters()):
                 return number
         return self.layers - 1 if name.startswith("net.") else 0
+
+    def _shortened(self, parts: int) -> tuple[str, ...]:
+        """Nothing is left of later stages, nor of a head that was made for the last one."""
+        if parts == len(self._parts):
+            return ()
+        self._parts = self._parts[:parts]
+        return tuple(cut(self.net, {id(module) for module in chain(*self._parts)}, "net."))
 
     def _marked(self, x: Tensor, mask: Tensor) -> Tensor:
         square = mask.view(-1, 1, self.grid.rows, self.grid.columns)
@@ -222,6 +243,21 @@ def parts_of(net: nn.Module, name: str) -> list[list[nn.Module]]:
             tail = [children[child] for child in after[:stop]]
             return [stem, *([stage] for stage in stages[:-1]), [stages[-1], *tail]]
     raise _uncut(name)
+
+
+def cut(module: nn.Module, kept: set[int], path: str) -> list[str]:
+    """Removes what is neither kept nor around something that is; how the names of its weights began."""
+    gone = []
+    for name, child in list(module.named_children()):
+        below = f"{path}{name}."
+        if id(child) in kept:
+            continue
+        if any(id(inner) in kept for inner in child.modules()):
+            gone += cut(child, kept, below)
+        else:
+            delattr(module, name)
+            gone.append(below)
+    return gone
 
 
 def probe(channels: int, device: torch.device) -> Tensor:

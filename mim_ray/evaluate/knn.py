@@ -20,6 +20,13 @@ class Score(NamedTuple):
     top5: float
 
 
+class Votes(NamedTuple):
+    scores: dict[tuple[int, float], Score]
+    """For each number of neighbours and each temperature."""
+    ranked: Tensor
+    """(queries, 5) by the first number and temperature, the likeliest class first; of fewer classes, all."""
+
+
 def knn(
     queries: Tensor,
     wanted: Tensor,
@@ -29,7 +36,7 @@ def knn(
     neighbours: Sequence[int] = (20,),
     temperatures: Sequence[float] = (0.07,),
     leave_one_out: bool = False,
-) -> dict[tuple[int, float], Score]:
+) -> Votes:
     """Votes of exp(cosine / temperature) of so many neighbours, for each number and each temperature.
 
     `leave_one_out`: query i is picture i of the bank and does not vote.
@@ -37,6 +44,7 @@ def knn(
     classes = int(max(labels.max(), wanted.max())) + 1
     votes_of = list(product(neighbours, temperatures))
     right = torch.zeros(len(votes_of), 2, dtype=torch.float64)
+    guesses = []
     mine = torch.arange(world.rank(), len(queries), world.size())
     for rows in mine.split(QUERIES_AT_ONCE):
         with single_precision(queries):
@@ -48,7 +56,15 @@ def knn(
             votes = nearest.new_zeros(len(rows), classes)
             weight = ((nearest[:, :count] - nearest[:, :1]) / temperature).exp()  # of the nearest: 1
             votes.scatter_add_(1, labels[which[:, :count]], weight)
-            ranked = votes.topk(min(5, classes)).indices == wanted[rows, None]
-            right[number] += torch.stack([ranked[:, 0].sum(), ranked.sum()])
-    shares = sum(world.gathered_objects(right)) / len(queries)
-    return {key: Score(*share) for key, share in zip(votes_of, shares.tolist(), strict=True)}
+            ranked = votes.topk(min(5, classes)).indices
+            found = ranked == wanted[rows, None]
+            right[number] += torch.stack([found[:, 0].sum(), found.sum()])
+            if number == 0:
+                guesses.append(ranked)
+    every = world.gathered_objects((right, torch.cat(guesses)))
+    shares = sum(part for part, _ in every) / len(queries)
+    scores = {key: Score(*share) for key, share in zip(votes_of, shares.tolist(), strict=True)}
+    first = torch.empty(len(queries), min(5, classes), dtype=torch.long)
+    for worker, (_, part) in enumerate(every):
+        first[worker :: len(every)] = part
+    return Votes(scores, first)

@@ -29,7 +29,7 @@ class Onlooker:
     def __init__(self, run: Run, device: torch.device) -> None:
         self.run, self.device = run, device
         self.verdict: Verdict | None = None
-        """The last one, where classes are learnt."""
+        """The last one, where classes are learnt, or where neighbours are all that is asked for."""
 
     def look(self, model: Siamese) -> dict[str, float]:
         """What classes are learnt is asked of the classifier; of everything else the features tell."""
@@ -43,7 +43,7 @@ class Onlooker:
         if self._val is not None:
             found[LOSS] = loss_of(model, self._val)
         if train.labels is not None and seen.labels is not None and len(train.labels) > 1:
-            scores = knn(
+            votes = knn(
                 queries,
                 seen.labels,
                 bank,
@@ -52,10 +52,14 @@ class Onlooker:
                 temperatures=self.run.eval.temperature,
                 leave_one_out=seen is train,
             )
-            first = next(iter(scores.values()))
+            first = next(iter(votes.scores.values()))
             found |= {"eval/knn_top1": first.top1, "eval/knn_top5": first.top5}
-            if len(scores) > 1:
-                found |= {f"eval/knn_top1_k{count}_t{t:g}": score.top1 for (count, t), score in scores.items()}
+            if len(votes.scores) > 1:
+                every = votes.scores.items()
+                found |= {f"eval/knn_top1_k{count}_t{t:g}": score.top1 for (count, t), score in every}
+            if self.run.steps == 0:
+                classes = int(max(train.labels.max(), seen.labels.max())) + 1
+                self.verdict = Verdict(seen.labels, {"knn": votes.ranked}, classes)
         return found
 
     def draw(self, model: Siamese, path: Path) -> None:

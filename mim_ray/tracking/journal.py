@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mim_ray.errors import Failure
@@ -42,14 +43,12 @@ class Journal:
     def picture(self, step: int, path: Path, name: str) -> None:
         """Seen in MLflow as `pictures/NAME/STEP`; one that was logged before is dropped, like a metric."""
         number = f"{step:09}{path.suffix}"
-        target = Artifact(number, f"pictures/{name}").target
-        if target not in self._files:
-            self._files.add(target)
-            self._keep_file(path, number, f"pictures/{name}")
+        if Artifact(number, f"pictures/{name}").target not in self._files:
+            with suppress(Failure):  # no run ends for a picture
+                self._keep_file(path, number, f"pictures/{name}")
 
     def file(self, path: Path, artifact_folder: str = "") -> None:
         """A file as it is now; a later one of the same name takes its place."""
-        self._files.add(Artifact(path.name, artifact_folder).target)
         self._keep_file(path, path.name, artifact_folder)
 
     def has_file(self, target: str) -> bool:
@@ -88,11 +87,12 @@ class Journal:
             self._sender.wake()
 
     def _keep_file(self, path: Path, name: str, to: str) -> None:
-        """A picture that cannot be kept is left out, in words: no run ends for it."""
         try:
             self._spool.add_file(path, name, to)
         except Failure as failure:
             log.warning("%s: left out", failure)
+            raise
+        self._files.add(Artifact(name, to).target)
         self._sender.wake()
 
     def _remember(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -16,7 +16,9 @@ TAGS = {
     "method": "mim_ray.method",
     "space": "mim_ray.space",
     "data": "mim_ray.dataset_checksum",
+    "val": "mim_ray.val_checksum",
     "protocol": "mim_ray.protocol",
+    "settings": "mim_ray.settings",
 }
 """Words for what runs are told apart by; any other is a setting's path."""
 
@@ -29,7 +31,7 @@ MEASURED_BY = (
 WHERE = ("name", "storage", "start", "tracking.", "data.val")
 """How the settings begin that make no other model."""
 
-OF_SCORES = ("data", "protocol", *MEASURED_BY)
+OF_SCORES = ("data", "val", "protocol", "settings", *MEASURED_BY)
 """Words that choose among a model's scores; all others choose among models."""
 
 UNFINISHED = {"RUNNING": "still running", "SCHEDULED": "not begun", "FAILED": "failed", "KILLED": "was stopped"}
@@ -122,8 +124,9 @@ def all_runs(client: "MlflowClient", which: str = "") -> list[Any]:
 
 
 def _is_a_finished_evaluation(run: Any) -> bool:
-    """One that goes on has scores of its beginning."""
-    return "mim_ray.protocol" in run.data.tags and run.info.status == "FINISHED"
+    """One that goes on has scores of its beginning; one of a part of a run is of other weights than its last."""
+    tags = run.data.tags
+    return "mim_ray.protocol" in tags and "mim_ray.part" not in tags and run.info.status == "FINISHED"
 
 
 def _answers(run: Any, where: Mapping[str, str]) -> bool:
@@ -148,5 +151,7 @@ def _judged(
         return f"has {metric} = {value}", None
     tags, params = measured.data.tags, measured.data.params
     by = {name: params[name] for name in MEASURED_BY if name in params}
-    by |= {word: tags[tag] for word, tag in TAGS.items() if word in ("data", "protocol") and tag in tags}
+    by |= {word: tags[tag] for word, tag in TAGS.items() if word in OF_SCORES and tag in tags}
+    if "val" in by:  # the same pictures, wherever they lie
+        by.pop("data.val", None)
     return "", Candidate(run.info.run_id, run.info.run_name, value, measured.info.run_id, by, run.data.params)

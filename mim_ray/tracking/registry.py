@@ -1,9 +1,11 @@
 """Registered models: which run's encoder has which name and version."""
 
 import re
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mim_ray.errors import Failure, Mistake, nearest, without_secrets
 from mim_ray.tracking.run import find_run
@@ -11,6 +13,9 @@ from mim_ray.tracking.server import connected, needed
 
 CHAMPION, PREVIOUS = "champion", "previous"
 """Aliases: the version in use, and the one before it."""
+
+PROMOTING, PROMOTING_SECONDS = ".promoting", 60.0
+"""What a name is while one of its aliases is moved, and how long that may take."""
 
 ENCODER, METHOD = "encoder", "model"
 """Folders of a run's artifacts: the encoder to be used, and all of the method."""
@@ -46,20 +51,30 @@ def versions(uri: str, name: str | None = None) -> list[Version]:
     """Of one registered model or of all, newest first."""
     with needed(uri):
         client = connected(uri)
-        homes = {home.name: home for home in client.search_registered_models()}
+        homes = {home.name: home for home in _every(client.search_registered_models)}
         aliases: dict[tuple[str, str], list[str]] = {}
         for home in homes.values():
             for alias, version in home.aliases.items():
                 aliases.setdefault((home.name, str(version)), []).append(alias)
-        found = client.search_model_versions()
+        found = _every(client.search_model_versions)
     if name is not None and name not in homes:
         raise Mistake(f"no registered model {name!r} at {without_secrets(uri)}{nearest(name, homes)}")
     rows = [
         Version(one.name, str(one.version), one.run_id, aliases.get((one.name, str(one.version)), []), one.tags)
         for one in found
-        if name in (None, one.name)
+        if name in (None, one.name) and not one.name.endswith(PROMOTING)
     ]
     return sorted(rows, key=lambda row: (row.name, -int(row.version)))
+
+
+def _every(search: Callable[..., Any]) -> list[Any]:
+    """MLflow gives them by pages."""
+    page = search()
+    found = list(page)
+    while page.token:
+        page = search(page_token=page.token)
+        found += page
+    return found
 
 
 def version_of(uri: str, where: str) -> Version:
@@ -69,22 +84,55 @@ def version_of(uri: str, where: str) -> Version:
     for one in versions(uri, name):
         if (alias in one.aliases) if by_alias else (one.version == number):
             return one
-    known = ", ".join(f"{one.name}/{one.version}" for one in versions(uri, name))
-    raise Mistake(f"no version {where!r}: expected one of {known}")
+    found = versions(uri, name)
+    known = [f"{one.name}/{one.version}" for one in found]
+    known += [f"{one.name}@{alias}" for one in found for alias in one.aliases]
+    raise Mistake(f"no version {where!r}: expected one of {', '.join(known)}")
 
 
-def set_champion(uri: str, new: Version, alias: str = CHAMPION) -> Version | None:
-    """Moves the alias; what had it before has `previous`. Of two who do this at once the later one wins."""
-    with needed(uri):
+def set_champion(
+    uri: str, new: Version, alias: str = CHAMPION, earned: Callable[[Version], None] = lambda _: None
+) -> Version | None:
+    """Moves the alias; what had it before has `previous`. One at a time: whoever comes second finds the first's.
+
+    `earned`: raises where the new one is not to take the place of that which has the alias now.
+    """
+    with needed(uri), _promoting(uri, new.name):
         client = connected(uri)
         before = next((one for one in versions(uri, new.name) if alias in one.aliases), None)
-        if before is not None and before.version != new.version:
-            client.set_registered_model_alias(new.name, PREVIOUS, before.version)
-        client.set_registered_model_alias(new.name, alias, new.version)
-        now = client.get_model_version_by_alias(new.name, alias)
-    if str(now.version) != new.version:
-        raise Failure(f"{new.name}@{alias} is version {now.version}: someone else promoted it at the same moment")
+        if before is None or before.version != new.version:
+            if before is not None:
+                earned(before)
+                client.set_registered_model_alias(new.name, PREVIOUS, before.version)
+            client.set_registered_model_alias(new.name, alias, new.version)
     return before
+
+
+@contextmanager
+def _promoting(uri: str, name: str) -> Iterator[None]:
+    """By one at a time, on any machine: a name in the registry can be made once. One that was left behind by
+    someone who was killed is taken away."""
+    client, mark = connected(uri), f"{name}{PROMOTING}"
+    from mlflow.exceptions import MlflowException
+
+    deadline = time.monotonic() + 2 * PROMOTING_SECONDS
+    while True:
+        try:
+            client.create_registered_model(mark, description="someone moves an alias")
+            break
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or time.monotonic() > deadline:
+                raise
+        with suppress(MlflowException):  # it may be gone by now
+            made = client.get_registered_model(mark).creation_timestamp
+            if time.time() - made / 1000 > PROMOTING_SECONDS:
+                client.delete_registered_model(mark)
+        time.sleep(0.2)
+    try:
+        yield
+    finally:
+        with suppress(MlflowException):
+            client.delete_registered_model(mark)
 
 
 def has_artifact(uri: str, run_id: str, path: str) -> bool:
@@ -108,17 +156,10 @@ def run_of(uri: str, where: str) -> str:
     """Of a run's name or id, of `name@alias`, of `name/version`, or of an alias that one model alone has."""
     named = re.fullmatch(r"([^@/]+)(?:@([\w.-]+)|/(\d+))", where)
     if named:
-        name, alias, version = named.groups()
-        with needed(uri):
-            client = connected(uri)
-            found = (
-                client.get_model_version_by_alias(name, alias)
-                if alias
-                else client.get_model_version(name, version)
-            )
-            if found.run_id is None:
-                raise Failure(f"{where} is of no run: it was not registered by mim-ray")
-            return str(found.run_id)
+        found = version_of(uri, where)
+        if found.run_id is None:
+            raise Failure(f"{where} is of no run: it was not registered by mim-ray")
+        return found.run_id
     known = find_run(uri, where)
     if known is None and len(having := [one for one in versions(uri) if where in one.aliases and one.run_id]) == 1:
         return str(having[0].run_id)

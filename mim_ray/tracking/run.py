@@ -96,6 +96,18 @@ def end_run(uri: str, run_id: str, status: End) -> None:
         connected(uri).set_terminated(run_id, status)
 
 
+def tag_run(uri: str, run_id: str, tags: Mapping[str, str]) -> None:
+    with needed(uri):
+        client = connected(uri)
+        for name, value in tags.items():
+            client.set_tag(run_id, name, value)
+
+
+def tags_of(uri: str, run_id: str) -> dict[str, str]:
+    with needed(uri):
+        return dict(connected(uri).get_run(run_id).data.tags)
+
+
 def add_results(uri: str, run_id: str, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
     """What was found out about a run after its end."""
     with needed(uri):

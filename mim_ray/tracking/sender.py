@@ -48,11 +48,14 @@ class Sender(Thread):
         self._news.set()
 
     def end(self, status: End, patience_seconds: float) -> None:
-        """Returns when all is sent and the run has its status, or when patience is at an end."""
+        """Returns when all is sent and the run has its status, or when nothing more has arrived for so long."""
         self._status = status
         self._closing.set()
         self._news.set()
-        self.join(patience_seconds)
+        before = -1
+        while self.is_alive() and before != self._spool.sent:
+            before = self._spool.sent
+            self.join(patience_seconds)
         self._over.set()
 
     def leave(self) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from mim_ray.errors import Failure, without_secrets
+from mim_ray.errors import Failure, Mistake, without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,7 +48,7 @@ def needed(uri: str) -> Iterator[None]:
     """Whatever MLflow cannot do in this block is a Failure, for nothing can go on without it."""
     try:
         yield
-    except Failure:
+    except (Failure, Mistake):
         raise
     except Exception as error:
         place = without_secrets(uri)

@@ -113,14 +113,18 @@ class Spool:
         with self._log.open("rb") as file:
             file.seek(start)
             for line in file:
+                if not line.endswith(b"\n"):  # it is just being written: what follows is read the next time
+                    return
                 start += len(line)
-                if line.endswith(b"\n"):
-                    with suppress(ValueError, KeyError, TypeError):
-                        yield _parsed(line), start
+                with suppress(ValueError, KeyError, TypeError):
+                    yield _parsed(line), start
 
     def unsent(self) -> list[Entry]:
         with self._appending:
-            return [entry for entry, _ in self.entries(self.sent)] + self._waiting
+            kept: list[Entry] = []
+            with suppress(OSError):  # a disk that is gone for now
+                kept += [entry for entry, _ in self.entries(self.sent)]
+            return kept + self._waiting
 
     def _write_what_waits(self) -> None:
         """Says when the disk begins to take nothing, and when it does again."""
@@ -143,12 +147,15 @@ class Spool:
         line = json.dumps(fields).encode() + b"\n"
         problem = "the disk is full"
         try:
+            if self._log.stat().st_size != self._end:  # what is left of a line that could not be written
+                os.truncate(self._log, self._end)
             with self._log.open("ab", buffering=0) as file:
                 written = file.write(line)
         except OSError as error:
             written, problem = 0, str(error.strerror)
         if written != len(line):
-            os.truncate(self._log, self._end)
+            with suppress(OSError):
+                os.truncate(self._log, self._end)
             raise Failure(f"{self._log} cannot be written: {problem}")
         self._end += len(line)
 

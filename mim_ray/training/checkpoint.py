@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import shutil
 import tempfile
 import threading
@@ -48,8 +49,6 @@ class Checkpoints:
 
     def __init__(self, folder: Folder, keep: int) -> None:
         self.folder, self.keep = folder, keep
-        self.best: str | None = None
-        """Kept as well."""
 
     def names(self) -> list[str]:
         """Newest first; not all of them need be whole."""
@@ -68,11 +67,14 @@ class Checkpoints:
             (aside / "state.json").write_text(json.dumps({"step": snapshot.step, **snapshot.state}))
             sums = {path.name: described(path) for path in sorted(aside.iterdir())}
             (aside / WHOLE).write_text(json.dumps(sums, indent=1))
+            for path in aside.iterdir():
+                _keep_through_a_power_cut(path)
             self.folder.take_in(aside, name, last=WHOLE)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
-        self._remove_others(name)
+        best = snapshot.state.get("best")
+        self._remove_others(name, kept=None if best is None else name_of(best.step))
         return name
 
     def newest(self) -> Snapshot | None:
@@ -98,12 +100,12 @@ class Checkpoints:
         """Of the weights."""
         return str(json.loads(self.folder.below(name).read(WHOLE))["weights.safetensors"]["sha256"])
 
-    def _remove_others(self, name: str) -> None:
-        """All but the newest up to this one; what is newer than the one just written was torn."""
+    def _remove_others(self, name: str, kept: str | None) -> None:
+        """All but the newest up to this one, and the best; what is newer than the one just written was torn."""
         names = self.names()
         older = [other for other in names if other < name]
         for other in [other for other in names if other > name] + older[self.keep - 1 :]:
-            if other != self.best:
+            if other != kept:
                 self.folder.remove(other)
 
     def sweep(self) -> None:
@@ -171,6 +173,12 @@ def fault_in(folder: Path) -> str | None:
     except ValueError:
         return f"{WHOLE} is not as it was written"
     return None
+
+
+def _keep_through_a_power_cut(path: Path) -> None:
+    """Older checkpoints go as soon as this one is there."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _refuse_what_is_not_finite(snapshot: Snapshot) -> None:

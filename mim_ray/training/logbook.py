@@ -89,11 +89,16 @@ class Logbook:
             self.skipped |= set(snapshot.state["skipped"])
             self.rewinds = max(self.rewinds, snapshot.state["rewinds"])
             self._carried = snapshot.state["pending"]
-            self._set_best(snapshot.state["best"])
+            self.best = None if snapshot.state["best"] is None else Best(*snapshot.state["best"])
             self._seen, self.last = snapshot.state["seen"], snapshot.state["last"]
             self._saved = done
+            stepper.bf16 = snapshot.state["bf16"]
             if snapshot.state["workers"] == self.place.world:
                 stepper.pieces = snapshot.state["pieces"]  # or other sums would be made in another order
+            self.reporter.copies, self.reporter.bests = snapshot.state["sent"]
+            self.reporter.copies += 1  # this one was being sent, perhaps
+            if self.best is not None and name_of(self.best.step) != snapshot.state["best_there"]:
+                self.reporter.queue_best(self.checkpoints.folder.below(name_of(self.best.step)))
         self.reporter.open(self._carried)
         if snapshot is None:
             stepper.begin()
@@ -160,7 +165,7 @@ class Logbook:
         self.writer.wait()
         return self.restore(stepper)
 
-    def end(self, stepper: Stepper, done: int) -> dict[str, str | int]:
+    def end(self, stepper: Stepper, done: int) -> dict[str, Any]:
         """The last checkpoint, and everything to MLflow."""
         if self._saved != done:
             self._save(stepper, done, at_once=True)
@@ -178,13 +183,14 @@ class Logbook:
         unsent = self.reporter.close(
             "FINISHED" if finished else "KILLED", PATIENCE_SECONDS if finished else SHORT_PATIENCE_SECONDS
         )
-        best = self.checkpoints.best
+        best = None if self.best is None else name_of(self.best.step)
         has_best = best is not None and best in self.checkpoints.names()
         return {
             "checkpoint": f"{self.checkpoints.folder.url}/{name}",
             "weights_sha256": self.checkpoints.checksum(name),
             "unsent": unsent,
             "finished": finished,
+            "digest": self.reporter.digest,
             **({"best": f"{self.checkpoints.folder.url}/{best}"} if has_best else {}),
         }
 
@@ -193,6 +199,8 @@ class Logbook:
         state, place = snapshot.state, f"{self.checkpoints.folder.url}/{snapshot.name}"
         if Job(state["method"], state["overrides"]).sentence != self.job.sentence:
             raise Failure(f"{place} is of another method ({state['method']}, of {state['name']}): remove it")
+        if state["dataset"] != self.loader.beton.checksum:
+            raise Failure(f"{place} is of other pictures than {self.run.data.train} holds now: bring them back")
 
     def _newest(self) -> Snapshot | None:
         """The first worker chooses, so that all of them go on from the same step."""
@@ -231,10 +239,14 @@ class Logbook:
             "window": list(self.window),  # it goes on to grow while this is written
             "pending": self.reporter.pending(),
             "best": self.best,
+            "best_there": self.reporter.best_there(),
+            "sent": [self.reporter.copies, self.reporter.bests],
             "seen": self._seen,
             "last": dict(self.last),
             "pieces": stepper.pieces,
             "workers": self.place.world,
+            "bf16": stepper.bf16,
+            "dataset": self.loader.beton.checksum,
             "versions": {name: version(name) for name in ("mim_ray", "torch")},
         }
         self.writer.write(Snapshot(done, weights, optimiser, state))
@@ -280,12 +292,8 @@ class Logbook:
             if self.run.eval.pictures:
                 self.reporter.picture(done, "views", lambda path: self.onlooker.draw(stepper.judged, path))
         if done:
-            self._set_best(bettered(self.best, self.run, self.last, done))
+            self.best = bettered(self.best, self.run, self.last, done)
         self._began += time.monotonic() - began
-
-    def _set_best(self, best: Any) -> None:
-        self.best = None if best is None else Best(*best)
-        self.checkpoints.best = None if self.best is None else name_of(self.best.step)
 
     def _start_watch(self, done: int) -> None:
         self._began, self._began_at = time.monotonic(), done

@@ -4,10 +4,9 @@ import json
 import logging
 import tempfile
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
-from itertools import cycle
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -40,14 +39,29 @@ SLOTS = (f"{CHECKPOINTS}a", f"{CHECKPOINTS}b")
 BESTS = "best/"
 
 
+@contextmanager
+def _or_without(words: str) -> Iterator[None]:
+    """No run ends for what is only told of it, whatever a disk or a network does."""
+    try:
+        yield
+    except Exception as error:
+        logger.warning("%s: %s", words, error)
+
+
 class Reporter:
     def __init__(self, job: Job, run: Run, place: Place, beton: Beton) -> None:
         self.job, self.run, self.place, self.beton = job, run, place, beton
         self.journal: Journal | None = None
         self._system: System | None = None
-        self._slots, self._best_slots = cycle(SLOTS), cycle(BEST)
+        self.copies = self.bests = 0
+        """How many checkpoints and best models were sent, which tells where the next one goes."""
         self._best: deque[Folder] = deque(maxlen=1)
         """The checkpoint of the best model, until that is sent: put here by the thread that writes it."""
+        self._best_name: str | None = None
+        """Of the checkpoint whose model was sent last."""
+        self._lacking = 0
+        self.digest: str | None = None
+        """Of the files of the encoder that the run ends with."""
 
     def open(self, carried: list[Record]) -> None:
         """`carried`: what MLflow had not confirmed when the checkpoint was made."""
@@ -59,7 +73,8 @@ class Reporter:
         self.journal = Journal(folder, job.tracking_uri, job.run_id, carried)
         self._system = System(folder)
         if self.run.checkpoint.to_mlflow:
-            self._file(JOB, "", lambda path: path.write_text(job.as_json()))
+            with _or_without("its words are not sent to MLflow"):
+                self._file(JOB, "", lambda path: path.write_text(job.as_json()))
 
     def progress(self, step: int, steps: int, saved: int, row: Row) -> None:
         """`saved`: the step of the newest checkpoint."""
@@ -71,22 +86,27 @@ class Reporter:
 
     def system(self) -> Row:
         """How busy the machine was since the last time."""
-        return self._system.read() if self._system is not None else {}
+        if self._system is not None:
+            with _or_without("how busy the machine is is not known"):
+                return self._system.read()
+        return {}
 
     def picture(self, step: int, name: str, draw: Callable[[Path], object]) -> None:
-        if self.journal is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder, f"{name}.png")
-                draw(path)
-                self.journal.picture(step, path, name)
+        if self.journal is None:
+            return
+        with _or_without("a picture is left out"), tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, f"{name}.png")
+            draw(path)
+            self.journal.picture(step, path, name)
 
     def verdict(self, verdict: Verdict, run: Run) -> None:
-        """The last one stays: a table of the classes, and which is taken for which."""
+        """The last one stays: a table of the classes, and which is taken for which. A set that is judged by itself
+        is data.train."""
         if self.journal is None:
             return
         names: Sequence[str] = ()
         with suppress(Exception):  # a set need not have a card
-            names = SetCard.read(local_beton(str(run.data.val), run.data.stage)).classes
+            names = SetCard.read(local_beton(str(run.data.val or run.data.train), run.data.stage)).classes
         self._file("classes.json", "evaluation", lambda path: path.write_text(json.dumps(verdict.by_class(names))))
         self._file("confusions.png", "evaluation", verdict.draw)
 
@@ -100,6 +120,15 @@ class Reporter:
         if best is not None and best.step == snapshot.step:
             self._best.append(folder)
 
+    def queue_best(self, folder: Folder) -> None:
+        """One that was found before a restart, and may not have come to MLflow."""
+        self._best.append(folder)
+
+    def best_there(self) -> str | None:
+        """The name of the best checkpoint whose model MLflow has; None: it is not known."""
+        on_its_way = self.journal is None or self.journal.has_unsent_files(BESTS)
+        return None if on_its_way else self._best_name
+
     def best(self) -> None:
         """The best model so far to MLflow, unless the one before is still on its way. Not beside the training: to
         build an encoder is to draw random numbers, and these are the steps'."""
@@ -107,11 +136,13 @@ class Reporter:
             self._send_best()
 
     def _send_best(self) -> None:
-        """A run does not end for it: a better one may just take its place, or the disk be full."""
-        try:
-            self._model(self._best.pop(), f"{next(self._best_slots)}/")
-        except Exception as error:
-            logger.warning("the best model so far is not sent to MLflow: %s", error)
+        """A better one may just take its place, or the disk be full: then the next report tries again."""
+        with _or_without("the best model so far is not sent to MLflow"):
+            folder = self._best[0]
+            self._model(folder, f"{BEST[self.bests % 2]}/")
+            self.bests, self._best_name = self.bests + 1, folder.url.rpartition("/")[2]
+            if folder is self._best[0]:  # or a better one was written meanwhile
+                self._best.clear()
 
     def _copy(self, checkpoint: Folder) -> None:
         """For MLflow, unless the one before is still on its way there."""
@@ -119,7 +150,8 @@ class Reporter:
         if self.journal.has_unsent_files(CHECKPOINTS):
             logger.warning("a checkpoint is not sent to MLflow: the one before has not arrived")
             return
-        slot = next(self._slots)
+        slot = SLOTS[self.copies % 2]
+        self.copies += 1
         with at_hand(checkpoint) as files:
             for path in sorted(files.iterdir(), key=lambda path: path.name == WHOLE):
                 self.journal.file(path, slot)
@@ -130,10 +162,13 @@ class Reporter:
             return
         if self._best:
             self._send_best()
-        self._model(checkpoint, "")
+        self._lacking = 1
+        with _or_without("the model that the run ends with is not sent to MLflow"):
+            self.digest = self._model(checkpoint, "")
+            self._lacking = 0
 
-    def _model(self, checkpoint: Folder, below: str) -> None:
-        """The encoder with its card, and the whole method as it was checkpointed."""
+    def _model(self, checkpoint: Folder, below: str) -> str:
+        """The encoder with its card, and the whole method as it was checkpointed; the digest of the former."""
         assert self.journal is not None
         job = self.job
         with at_hand(checkpoint) as files, tempfile.TemporaryDirectory() as aside:
@@ -148,21 +183,27 @@ class Reporter:
                 metrics=state["last"],
                 mim_ray=version("mim_ray"),
                 dataset_checksum=str(self.beton.checksum),
+                licence=_licence(self.beton),
                 commit=revision(),
             )
-            model = models.save_encoder(encoder_in(weights), card, Path(aside))
-            package(Path(aside), model.encoder.width, self.run.data.crop.size[0])
-            for path in sorted(Path(aside).iterdir(), key=lambda path: path.name == models.CARD):
+            encoder, method = Path(aside, ENCODER), Path(aside, METHOD)
+            model = models.save_encoder(encoder_in(weights), card, encoder)
+            package(encoder, model.encoder.width, self.run.data.crop.size[0])
+            digest = models.digest_of(encoder)
+            for path in sorted(encoder.iterdir(), key=lambda path: path.name == models.CARD):
                 self.journal.file(path, f"{below}{ENCODER}")
-            self._file(JOB, f"{below}{METHOD}", lambda path: path.write_text(job.as_json()))
-            self.journal.file(files / "weights.safetensors", f"{below}{METHOD}")
+            models.describe_method(encoder, files / models.ALL_WEIGHTS, method)
+            (method / JOB).write_text(job.as_json())
+            for path in (*sorted(method.iterdir()), files / models.ALL_WEIGHTS):
+                self.journal.file(path, f"{below}{METHOD}")
+        return digest
 
     def pending(self) -> list[Record]:
         return self.journal.pending() if self.journal else []
 
     def close(self, status: End, patience_seconds: float) -> int:
         """How many records MLflow could not be given."""
-        return self.journal.close(status, patience_seconds) if self.journal else 0
+        return self._lacking + self.journal.close(status, patience_seconds) if self.journal else 0
 
     def leave(self) -> None:
         if self.journal is not None:
@@ -173,3 +214,10 @@ class Reporter:
         with tempfile.TemporaryDirectory() as folder:
             write(Path(folder, name))
             self.journal.file(Path(folder, name), to)
+
+
+def _licence(beton: Beton) -> str | None:
+    """Of the data, as far as its card knows."""
+    with suppress(Exception):  # a set need not have a card
+        return SetCard.read(beton.path).licence
+    return None

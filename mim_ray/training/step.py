@@ -37,7 +37,7 @@ class Stepper:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.average = None if run.optim.average is None else shadow_of(self.model)
         self.optimiser = optimiser_for(groups(self.model, run.optim), run.optim)
-        self.bf16 = wants_bf16(run, place.device)
+        self.bf16 = all(world.gathered_objects(wants_bf16(run, place.device)))
         stepped: nn.Module = torch.compile(self.model, dynamic=False) if run.compile else self.model  # type: ignore[assignment]
         self.ddp = None
         if place.world > 1:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from mim_ray import world
 from mim_ray.data.loader import Loader
 from mim_ray.errors import Mistake
 from mim_ray.run import Run
@@ -22,7 +21,6 @@ Task = Callable[[Job, Place], dict[str, Any]]
 """What a worker does with a job; what comes back is JSON."""
 
 
-@world.settled()
 def work(job: Job, place: Place, stepper_of: type[Stepper] = Stepper) -> dict[str, Any]:
     """Trains on from wherever the run's folder says it is; what comes back is JSON."""
     run = job.run

@@ -130,6 +130,8 @@ def timm_model(spec: ViT | CNN, encoder: EncoderModule) -> Timm:
     if isinstance(spec, CNN):
         if spec.stem == "small":
             raise Mistake("method.encoder.stem=small: timm has no such model: expected stem=standard")
+        if spec.depth is not None:
+            raise Mistake("method.encoder: timm has no CNN without its last stages: expected a whole one")
         name, settings = OURS.get(spec.name, (spec.name, {}))
         return Timm(name, {**settings, "in_chans": spec.channels, "num_classes": 0})
     assert isinstance(encoder, VisionTransformer)

@@ -27,12 +27,12 @@ def begin_with(model: Siamese, where: str) -> None:
 
 
 def _is_wanted(model: Siamese, name: str) -> bool:
-    """A shallower encoder leaves later blocks in the file, and one without a last norm that."""
+    """A shallower encoder leaves later blocks or stages in the file, and one without a last norm that."""
     encoder, part = model.online.encoder, name.removeprefix(ENCODER)
     if part == name:
         return False
     if not isinstance(encoder, VisionTransformer):
-        return True
+        return not part.startswith(encoder.later)
     if part.startswith("blocks."):
         return int(part.split(".")[1]) < len(encoder.blocks)
     return not part.startswith("norm.") or part in encoder.state_dict()

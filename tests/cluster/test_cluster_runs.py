@@ -67,6 +67,26 @@ cli.main()
 """`mim-ray`, but for a second worker whose machine lacks the dataset."""
 
 
+DYING = """
+import os
+from pathlib import Path
+from mim_ray import cli, ray_train
+work, mark = ray_train._work, Path("died").absolute()
+
+def work_or_die(config):
+    import ray.train
+    from mim_ray import ray_group
+    if ray.train.get_context().get_world_rank() == 1 and not mark.exists():
+        mark.touch()
+        ray_group.dist.init_process_group = lambda *_, **__: os.kill(os.getpid(), 9)
+    return work(config)
+
+ray_train._work = work_or_die
+cli.main()
+"""
+"""`mim-ray`, but for a second worker that is killed at its first attempt, when the first one waits for it."""
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[FakeCluster]:
     with fake_cluster(workers=2, idle_seconds=20) as cluster:
@@ -293,6 +313,14 @@ def test_a_warning_that_a_node_will_go_leaves_a_checkpoint(
     driver.send_signal(signal.SIGTERM)
     _, log = driver.communicate(timeout=SECONDS)
     assert driver.returncode == 143, log
+
+
+def test_a_worker_that_dies_before_it_has_begun_is_replaced(start: Start, tmp_path: Path) -> None:
+    driver = start("-c", DYING, "train", "mae", *words_of(tmp_path, "dying", steps=4), "--no-track")
+    _, log = driver.communicate(timeout=SECONDS)
+    assert driver.returncode == 0, log
+    assert (tmp_path / "died").exists()
+    assert newest(tmp_path / "dying") == (4, 2)
 
 
 def test_a_dataset_that_one_node_lacks_ends_the_run_in_words(start: Start, tmp_path: Path) -> None:

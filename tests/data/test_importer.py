@@ -26,6 +26,7 @@ from mim_ray.data.beton import Beton, Mode
 from mim_ray.data.card import SetCard
 from mim_ray.data.importer import Import, import_set
 from mim_ray.data.pools import part_of
+from mim_ray.data.samples import OF_OURS, OF_PHOTOGRAPHS
 from mim_ray.data.source import Labelled
 from mim_ray.data.sources import open_source
 from mim_ray.data.verify import verify
@@ -108,6 +109,40 @@ def test_the_card_says_what_is_in_the_beton(folder_of: FolderMaker, out: Path) -
     assert shown["classes"] == "2 (cat, dog)"
     assert shown["class_counts"] == "3 to 4 images each"
     assert shown["skipped"] == "1; dog/empty.jpg: is empty"
+
+
+def test_the_licence_is_that_of_the_words_or_of_the_source(folder_of: FolderMaker, out: Path) -> None:
+    folder = folder_of(cat=2)
+    unknown, known = imported(folder, out), imported(folder, out, licence="CC BY-SA 4.0")
+    assert (unknown.licence, known.licence) == (None, "CC BY-SA 4.0")
+    assert (unknown.checksum, unknown.sha256) == (known.checksum, known.sha256)
+    assert [dict(card.lines())["licence"] for card in (unknown, known)] == ["not known", "CC BY-SA 4.0"]
+    assert dict(known.lines())["options"].endswith(" 'licence=CC BY-SA 4.0'")
+    assert SetCard.read(out).licence == "CC BY-SA 4.0"
+    licences = {
+        name: imported(f"sample:{name}{words}", out, n=1).licence
+        for name, words in (
+            ("shapes", ":n=8"),
+            ("cues", ":n=1"),
+            ("digits", ""),
+            ("photos", ""),
+            ("crops", ":n=1"),
+        )
+    }
+    assert licences == {
+        "shapes": OF_OURS, "cues": OF_OURS, "digits": None, "photos": OF_PHOTOGRAPHS, "crops": OF_PHOTOGRAPHS
+    }  # fmt: skip
+    assert imported("sample:shapes:n=8", out, licence="mine").licence == "mine"
+
+
+def test_a_card_from_before_licences_is_read(folder_of: FolderMaker, out: Path) -> None:
+    card = imported(folder_of(cat=2), out)
+    path = SetCard.path_beside(out)
+    older = {name: value for name, value in json.loads(path.read_text()).items() if name != "licence"}
+    del older["options"]["licence"]
+    path.write_text(json.dumps(older))
+    assert SetCard.read(out).licence is None
+    assert SetCard.read(out).checksum == card.checksum
 
 
 def test_originals_are_kept_only_where_they_are_small_enough(folder_of: FolderMaker, out: Path) -> None:
@@ -327,6 +362,7 @@ def test_a_place_that_cannot_be_written_is_refused_first(folder_of: FolderMaker,
         ("seed=99999999999999999999", "seed=99999999999999999999: expected"),
         ("workers=-1", "workers=-1: expected an integer greater than or equal to 0"),
         ("format=jpg", "format=jpg: expected jpeg or raw: did you mean 'jpeg'"),
+        ("licence=", "licence=: expected a string with at least 1 character"),
         ("qualty=9", "no field 'qualty': did you mean 'quality'"),
     ],
 )

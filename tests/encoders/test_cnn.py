@@ -1,18 +1,23 @@
 """Backbones: timm's arithmetic, where a token enters, and which models and settings are refused."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mim_ray.cost import cost
 from mim_ray.encoders.cnn import CNN, OURS, Backbone
 from mim_ray.errors import Mistake
 from mim_ray.methods import resolved
 from mim_ray.transforms.mask import RandomMask
 from mim_ray.views import Grid, Hiding, Tokens, View
+from mim_ray.weights.files import save_timm
+from mim_ray.weights.start import begin_with
 
 IMAGES, SIZE, GRID = 4, (32, 48), Grid(4, 6, 8)
 STAGES = range(5)
@@ -186,6 +191,97 @@ def test_every_weight_that_is_trained_gets_a_gradient(name: str, pooled: bool) -
     assert idle == []
 
 
+# The first stages alone.
+
+SHALLOW = ["resnet18", "resnet50", "convnext_atto", "regnety_002", "resnet-micro"]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("name", SHALLOW)
+@torch.no_grad()
+def test_a_shallow_encoder_ends_with_timms_feature_of_its_stage(name: str, depth: int) -> None:
+    torch.manual_seed(0)
+    whole = CNN(name=name).build((64, 96), hides=False, pooled=True).eval()
+    enlivened(whole)
+    theirs, pixels = timms(whole, name).eval(), noise(2, 3, 64, 96)
+    wanted = theirs.forward_intermediates(pixels, intermediates_only=True)[depth - 5]
+    ours = CNN(name=name, depth=depth).build((64, 96), hides=False, pooled=True).eval()
+    weights = {name: weight for name, weight in whole.state_dict().items() if not name.startswith(ours.later)}
+    ours.load_state_dict(weights, strict=True)
+    tokens = ours(View(pixels, None))
+    torch.testing.assert_close(tokens.patches, wanted.flatten(2).mT, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(tokens.pooled, wanted.mean((2, 3)), rtol=1e-5, atol=1e-5)
+    assert tokens.patches.shape == (2, ours.cells.patches, ours.width)
+    assert ours.cells == Grid(wanted.shape[2], wanted.shape[3], 64 // wanted.shape[2])
+
+
+@pytest.mark.parametrize("name", SHALLOW)
+def test_all_stages_are_the_whole_encoder(name: str) -> None:
+    whole, deep = (CNN(name=name, depth=depth).build((64, 64), hides=False, pooled=True) for depth in (None, 4))
+    assert list(deep.state_dict()) == list(whole.state_dict())
+    assert deep.later == ()
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+@pytest.mark.parametrize("name", [*SHALLOW, "efficientnet_b0", "mobilenetv3_small_050"])
+def test_later_stages_take_part_in_nothing(name: str, pooled: bool) -> None:
+    torch.manual_seed(0)
+    encoder = CNN(name=name, depth=2).build((64, 64), hides=False, pooled=pooled)
+    tokens = encoder(View(noise(2, 3, 64, 64), None))
+    (tokens.pooled if pooled else tokens.patches).square().sum().backward()
+    assert all(weight.requires_grad and weight.grad is not None for weight in encoder.parameters())
+    torch.manual_seed(0)
+    whole = dict(CNN(name=name).build((64, 64), hides=False, pooled=pooled).named_parameters())
+    mine = dict(encoder.named_parameters())
+    assert all(torch.equal(weight, whole[name]) for name, weight in mine.items())
+    assert len(mine) < len(whole)
+
+
+def test_layers_of_a_shallow_encoder_are_its_stem_and_stages() -> None:
+    encoder = micro(depth=2, at=0)
+    names = ["mask_token", "net.conv1.weight", "net.layer1.0.conv1.weight", "net.layer2.0.bn1.weight"]
+    assert ([encoder.layer_of(name) for name in names], encoder.layers) == ([0, 0, 1, 2], 4)
+
+
+def test_a_shallow_encoder_costs_what_it_does() -> None:
+    """By hand: of the stem, and of each stage's one block, two convolutions and one beside them."""
+    words = {"encoder": "resnet-micro", "method.measure.pool": "mean", "method.measure.classes": 10}
+    found = cost(resolved("linear_r50", {**words, "method.encoder.depth": 2, "eval.size": "none"}))
+    stem, first, second = 27 * 64, (9 * 64 + 9 * 32 + 64) * 32, (9 * 32 + 9 * 64 + 32) * 64
+    norms = 2 * (64 + 3 * 32 + 3 * 64)
+    assert found.encoder_parameters == stem + first + second + norms
+    multiplied = (stem + first) * 32 * 32 + second * 16 * 16
+    assert found.flops == 2 * multiplied + 2 * 2 * 64 * 10
+    assert found.parameters == 64 * 10 + 10
+
+
+@pytest.mark.parametrize(("hidden", "entry"), [("add", 2), ("replace", 0)])
+def test_the_token_enters_within_a_shallow_encoder(hidden: str, entry: int) -> None:
+    encoder = micro(hidden=hidden, depth=2)
+    assert encoder.entry == entry
+    (encoder(View(PIXELS, hiding_of())).patches - encoder(View(PIXELS, None)).patches).sum().backward()
+    assert encoder.mask_token.grad is not None
+    assert encoder.mask_token.grad.abs().sum() > 0
+
+
+def test_a_whole_model_starts_a_shallow_one(tmp_path: Path) -> None:
+    """Under timm's names, with its classifier; all of it is in the file, and the first stages are taken."""
+    words = {"encoder": "convnext_atto", "method.measure.classes": 10, "eval.size": "none"}
+    shallow = resolved("linear_r50", {**words, "method.encoder.depth": 2}).method.build((64, 64))
+    theirs = timm.create_model("convnext_atto")
+    save_file(theirs.state_dict(), tmp_path / "whole.safetensors")
+    begin_with(shallow, str(tmp_path / "whole.safetensors"))
+    wanted = theirs.state_dict()
+    held = shallow.online.encoder.state_dict()
+    assert all(torch.equal(weight, wanted[name.removeprefix("net.")]) for name, weight in held.items())
+    with pytest.raises(Mistake, match="timm has no CNN without its last stages"):
+        save_timm(shallow, tmp_path / "out.safetensors")
+    begin_with(resolved("linear_r50", words).method.build((64, 64)), str(tmp_path / "whole.safetensors"))
+    save_file(held, tmp_path / "shallow.safetensors")
+    with pytest.raises(Mistake, match=r"is missing .* expected convnext_atto"):
+        begin_with(resolved("linear_r50", words).method.build((64, 64)), str(tmp_path / "shallow.safetensors"))
+
+
 # Refusals.
 
 
@@ -240,6 +336,9 @@ def test_a_user_who_asks_to_drop_is_told_so_by_path() -> None:
             (64, 64),
             "at=4: a cell after that stage is 32 pixels wide, which a hidden patch",
         ),
+        ({"depth": 5}, (64, 64), "depth=5: resnet50 has 4 stages: expected 1 to 4"),
+        ({"depth": 2, "at": 3}, (64, 64), "at=3: resnet50 with depth=2 has 2 stages: expected one of them"),
+        ({"depth": 1, "patch": 6}, (12, 12), "patch=6: expected a multiple or a divisor of the stride, 4"),
     ],
 )
 def test_pictures_that_cannot_be_divided_are_refused(
@@ -247,6 +346,15 @@ def test_pictures_that_cannot_be_divided_are_refused(
 ) -> None:
     with pytest.raises(Mistake, match=re.escape(words)):
         CNN.model_validate(settings).fits(image, hides=True)
+
+
+@pytest.mark.parametrize(
+    ("depth", "words"),
+    [(0, "expected an integer greater than 0"), (9, "convnext_tiny has 4 stages: expected 1 to 4")],
+)
+def test_a_user_who_asks_for_other_stages_is_told_so_by_path(depth: int, words: str) -> None:
+    with pytest.raises(Mistake, match=f"method.encoder.depth={depth}: {words}"):
+        resolved("linear_r50", {"encoder": "convnext_tiny", "method.encoder.depth": depth})
 
 
 def test_a_place_for_the_token_is_asked_for_only_where_something_is_hidden() -> None:

@@ -71,7 +71,9 @@ def test_neighbours_vote_as_scikit_learns_do() -> None:
     known = KNeighborsClassifier(15, metric="cosine", weights=lambda apart: np.exp((1 - apart) / 0.1))
     share = known.fit(bank, labels).predict_proba(queries)
     best = np.argsort(-share, axis=1)
-    found = knn(queries, wanted, bank, labels, neighbours=(15,), temperatures=(0.1,))[15, 0.1]
+    votes = knn(queries, wanted, bank, labels, neighbours=(15,), temperatures=(0.1,))
+    found = votes.scores[15, 0.1]
+    assert (votes.ranked.numpy() == best[:, :5]).all()
     assert found.top1 == pytest.approx((best[:, 0] == wanted.numpy()).mean())
     assert found.top5 == pytest.approx((best[:, :5] == wanted.numpy()[:, None]).any(1).mean())
 
@@ -79,8 +81,11 @@ def test_neighbours_vote_as_scikit_learns_do() -> None:
 def test_who_is_left_out_has_no_vote() -> None:
     """Every picture is the only one of its class: its own vote would make it right."""
     features, labels = F.normalize(torch.randn(9, 4), dim=1), torch.arange(9)
-    assert knn(features, labels, features, labels, neighbours=(3,))[3, 0.07].top1 == 1
-    assert knn(features, labels, features, labels, neighbours=(3,), leave_one_out=True)[3, 0.07].top1 == 0
+    with_all = knn(features, labels, features, labels, neighbours=(3,))
+    without = knn(features, labels, features, labels, neighbours=(3,), leave_one_out=True)
+    assert (with_all.scores[3, 0.07].top1, without.scores[3, 0.07].top1) == (1, 0)
+    assert torch.equal(with_all.ranked[:, 0], labels)
+    assert not (without.ranked[:, 0] == labels).any()
 
 
 def test_features_that_collapse_are_told(beton: Path) -> None:
@@ -111,5 +116,6 @@ def test_votes_at_a_small_temperature_stay_finite() -> None:
     bank = F.normalize(torch.randn(200, 16), dim=1)
     labels = torch.randint(0, 5, (200,))
     sharp, nearest = ((count, 1e-3) for count in (20, 1))
-    scores = knn(bank, labels, bank, labels, neighbours=(20, 1), temperatures=(1e-3,), leave_one_out=True)
+    votes = knn(bank, labels, bank, labels, neighbours=(20, 1), temperatures=(1e-3,), leave_one_out=True)
+    scores = votes.scores
     assert scores[sharp].top1 == pytest.approx(scores[nearest].top1, abs=0.03)

@@ -29,8 +29,9 @@ SMALL: dict[str, object] = {
 KILLS = int(os.environ.get("MIM_RAY_TEST_KILLS", "3"))
 """How often a run is killed at random moments."""
 
-FILES_AT_THE_END = 10
-"""Of a tracked run: eight of the encoder (weights, card, example, what MLflow serves it by), two of the method."""
+FILES_AT_THE_END = 17
+"""Of a tracked run: eight of the encoder (weights, cards, example, what MLflow serves it by), nine of the
+method."""
 
 
 class Ended(NamedTuple):

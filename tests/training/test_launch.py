@@ -90,6 +90,33 @@ def test_what_cannot_be_is_refused_in_one_line(method: str, overrides: dict[str,
     assert "\n" not in str(refusal.value)
 
 
+def test_a_folder_of_the_users_own_is_no_place_for_a_run() -> None:
+    own = Path("runs", "photos")
+    own.mkdir(parents=True)
+    (own / "holiday.txt").write_text("mine")
+    with pytest.raises(Mistake, match=r"name=photos: .* holds holiday.txt, which is no run's"):
+        train("mae", {**SMALL, "name": "photos", "batch": 100_000}, track=False)
+    assert (own / "holiday.txt").read_text() == "mine"
+
+
+def test_a_secret_in_where_weights_come_from_is_refused() -> None:
+    for start in ("https://user:hunter2@host/a.safetensors", "https://host/a.safetensors?X-Amz-Signature=abc"):
+        with pytest.raises(Mistake, match=r"start: expected no password") as refusal:
+            train("mae", {**SMALL, "start": start}, track=False)
+        assert not {"hunter2", "abc"} & set(str(refusal.value).replace("=", " ").split())
+
+
+def test_a_bucket_that_cannot_be_read_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("Unable to locate\ncredentials")
+
+    monkeypatch.setattr(MemoryFileSystem, "exists", refuse)
+    with pytest.raises(Failure, match=r"storage=memory://x.* cannot be read \(Unable to locate credentials\)"):
+        train("mae", {**SMALL, "storage": "memory://x"}, track=False)
+
+
 def test_a_name_is_taken_once() -> None:
     train("mae", {**SMALL, "name": "taken"}, track=False)
     with pytest.raises(Mistake, match=r"name=taken: .* has a run of that name: resume it with --resume taken"):

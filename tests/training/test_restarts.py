@@ -10,7 +10,9 @@ from threading import Timer
 
 import pytest
 
+from mim_ray.data.importer import Import, import_set
 from mim_ray.data.loader import Batch
+from mim_ray.data.sources import open_source
 from mim_ray.training.checkpoint import WHOLE, Snapshot, Writer
 from mim_ray.training.step import Stepper
 from mim_ray.views import Measured
@@ -128,6 +130,18 @@ def test_a_torn_checkpoint_does_not_count_among_those_that_are_kept(tmp_path: Pa
     ended = worked(job)
     assert "checkpoint step-000000099 is torn and passed over: whole.json is missing" in ended.said
     assert [path.name for path in folder.iterdir()] == ["step-000000008"]
+
+
+def test_other_pictures_under_the_same_name_are_refused(tmp_path: Path) -> None:
+    beton = tmp_path / "set.beton"
+    import_set(open_source("sample:shapes:n=64"), beton, Import(max_resolution=None))
+    job = job_at(tmp_path, "rmae", {"data.train": str(beton)})
+    assert worked(job, die_at=5).code == -9
+    beton.unlink()
+    import_set(open_source("sample:shapes:n=80"), beton, Import(max_resolution=None))
+    ended = worked(job)
+    assert ended.code == 1
+    assert f"is of other pictures than {beton} holds now" in ended.said
 
 
 def test_two_workers_resume_to_the_bit(tmp_path: Path) -> None:

@@ -1,10 +1,8 @@
 """The same global batch over any number of workers and in any number of pieces is the same run."""
 
-import json
 from pathlib import Path
 
 import pytest
-import torch.distributed as dist
 
 from mim_ray.errors import Mistake
 from mim_ray.methods import resolved
@@ -33,18 +31,6 @@ def test_one_two_and_three_workers_draw_one_loss_curve(tmp_path: Path, method: s
         curves.append(list(ended.losses.values()))
     assert curves[1] == pytest.approx(curves[0], rel=2e-4)
     assert curves[2] == pytest.approx(curves[0], rel=2e-4)
-
-
-@pytest.mark.parametrize("method", ["rmae", "cmae"])
-def test_a_worker_whose_group_is_ended_under_it_takes_no_step_alone(tmp_path: Path, method: str) -> None:
-    """As Ray ends it when others come or go; DDP would go on, and the loss be that of a worker's own pictures."""
-    whole = worked(job_at(tmp_path / "whole", method, {}), world=2)
-    changes: dict[str, object] = {"checkpoint.every_steps": 1}
-    cut = worked(job_at(tmp_path / "cut", method, changes), world=2, at={3: dist.destroy_process_group})
-    assert cut.code == 1
-    newest = max((tmp_path / "cut" / "run" / "checkpoints").iterdir())
-    state = json.loads((newest / "state.json").read_text())
-    assert (state["step"], state["last"]["train/loss"]) == (2, whole.losses[2])
 
 
 @pytest.mark.parametrize("method", ["rmae", "cmae"])
