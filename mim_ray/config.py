@@ -22,7 +22,7 @@ from mim_ray.phrases import as_text, last_true, one_of, reason
 class Spec(BaseModel):
     """Frozen settings; the members of a union are told apart by `kind: Literal["word"] = "word"`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Spec)

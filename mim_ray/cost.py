@@ -99,11 +99,13 @@ def flops_of(module: nn.Module, inputs: tuple[Any, ...], output: Any, batch: int
 
 
 def _contrast_flops(module: Contrasting, inputs: tuple[Any, ...], batch: int) -> int:
-    """Similarities with a whole batch, made once forward, once again backward, and their gradient."""
+    """Similarities with a whole batch, made once forward, once again backward, and the gradients of both sides."""
     if module.spec.loss != "infonce":
         return 0
     seen = inputs[0]
     pooled = 1 if seen.pooled.shape[1] else 0
     positions = (seen.patches.shape[1] if seen.kept is None else module.given.cells.patches) + pooled
     candidates = batch if module.spec.negatives == "position" else batch * positions
-    return 3 * 2 * len(seen.patches) * positions * candidates * module.spec.projector.out
+    learnt = inputs[1].patches.requires_grad and not module.given.stop_gradient
+    products = 4 if learnt else 3
+    return products * 2 * len(seen.patches) * positions * candidates * module.spec.projector.out

@@ -2,11 +2,13 @@
 
 from typing import Protocol
 
+from mim_ray.config import Spec
 from mim_ray.encoders.cnn import CNN
 from mim_ray.encoders.target import Ema, Labels, Pixels, Twin
 from mim_ray.encoders.vit import ViT
 from mim_ray.measures.classify import Classify, Probe
 from mim_ray.measures.contrast import Contrast
+from mim_ray.measures.fourier import Spectrum
 from mim_ray.measures.heads import Linear
 from mim_ray.measures.reconstruct import Reconstruct
 from mim_ray.measures.relax import Relax
@@ -114,6 +116,10 @@ def _check_second_view(method: Sentence) -> None:
                 "method.t2.colour=on: it would change the pixels that are compared: expected none, "
                 "method.shared.colour=on for the whole picture or method.t1.colour=on for what the encoder sees"
             )
+        if _masks(method)[0] is None and isinstance(mask, RandomMask) and mask.ratio:
+            raise ValueError(
+                "method.t2.mask=random: where the first view hides nothing all is painted: expected complement"
+            )
     if isinstance(method.target, Labels):
         said = {"mask": mask and mask.kind, "fill": None if fill == "none" else fill, "colour": colour and "on"}
         for name, word in said.items():
@@ -205,12 +211,29 @@ def _check_measure(method: Sentence) -> None:
             f"method.measure.negatives=all: by={measure.by} compares one feature of each picture, so there are no "
             "other positions: expected method.measure.negatives=position or method.measure.by=token"
         )
+    _check_idle_words(measure)
     one_value = encoder.patch**2 * encoder.channels == 1
     if one_value and isinstance(measure, Reconstruct | Relax) and measure.normalise:
         raise ValueError(
             "method.encoder.patch=1: a patch of one value has no variance to be divided by: "
             "expected a larger patch or method.measure.normalise=false"
         )
+
+
+def _check_idle_words(measure: object) -> None:
+    """Numbers that another word makes idle."""
+    if isinstance(measure, Contrast) and measure.loss == "byol":
+        _refuse_change(measure, "temperature", "method.measure.", "byol has none")
+    if isinstance(measure, Reconstruct) and isinstance(measure.fourier, Spectrum) and not measure.fourier.focused:
+        _refuse_change(measure.fourier, "alpha", "method.measure.fourier.", "focused=false weighs all alike")
+    if isinstance(measure, Classify) and measure.loss == "ce":
+        _refuse_change(measure, "threshold", "method.measure.", "it is for loss=bce")
+
+
+def _refuse_change(spec: Spec, name: str, path: str, why: str) -> None:
+    usual, value = type(spec).model_fields[name].default, getattr(spec, name)
+    if value != usual:
+        raise ValueError(f"{path}{name}={value}: {why}: leave it out")
 
 
 def _check_relax(method: Sentence) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mim_ray.encoders.target import Ema
+from mim_ray.encoders.vit import ViT
 from mim_ray.errors import Mistake
 from mim_ray.grammar import Sentence, encodes_both, unmasked
 from mim_ray.measures.contrast import Contrast
@@ -50,6 +51,12 @@ def _check_painting(method: Sentence, image: tuple[int, int], hides: bool) -> No
         raise Mistake(
             f"method.encoder.at={encoder.entry}: a token that replaces patches after the last block leaves "
             "nothing of them to be painted from, so the encoder is not trained: expected a smaller one"
+        )
+    by_class = isinstance(measure, Contrast) and measure.by == "class" and isinstance(encoder, ViT)
+    if hides and by_class and encoder.hidden != "drop" and encoder.token_is_last(image):
+        raise Mistake(
+            f"method.encoder.at={encoder.entry}: the class token is made before the token for hidden patches "
+            "enters, and sees the whole picture: expected a smaller one"
         )
 
 

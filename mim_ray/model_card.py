@@ -2,7 +2,7 @@
 
 import shlex
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from mim_ray.config import Spec
 from mim_ray.methods import resolved
@@ -11,6 +11,8 @@ from mim_ray.run import Run
 
 class ModelCard(Spec):
     """What an encoder is and where it comes from."""
+
+    model_config = ConfigDict(allow_inf_nan=True)  # of what was measured
 
     method: str
     overrides: dict[str, str]

@@ -9,6 +9,7 @@ from mim_ray.config import Spec
 from mim_ray.data.subset import Subset
 from mim_ray.encoders.target import Labels
 from mim_ray.encoders.vit import ViT
+from mim_ray.measures.contrast import Contrast
 from mim_ray.scores import LOOKED_AT, LOSS
 from mim_ray.siamese import Method
 from mim_ray.transforms.crop import Crop, RandomCrop
@@ -19,9 +20,8 @@ class Data(Spec):
     val: str | None = Field(None, description="pictures to look at while training; none: some of data.train")
     few: Subset = Field(Subset(), description="some of data.train, drawn by the seed")
     crop: Crop = RandomCrop()
-    samples_per_epoch: PositiveInt | Literal["all"] | None = Field(
-        None,
-        description="a virtual epoch; all: as many as data.train has; none: as many as are drawn of it",
+    samples_per_epoch: PositiveInt | None = Field(
+        None, description="a virtual epoch; none: as many as data.train has, of few for labels those few"
     )
     backend: Literal["auto", "ffcv", "torch"] = "auto"
     threads: PositiveInt | None = Field(None, description="decoding threads of a worker; none: its cores but one")
@@ -170,6 +170,9 @@ class Run(Spec):
             raise ValueError(f"checkpoint.best={LOSS}: of pictures that are not learnt from: expected data.val=")
         if best == LOSS and isinstance(self.method.target, Labels):
             raise ValueError(f"checkpoint.best={LOSS}: classifiers are judged by eval/top1: expected that")
+        measure = self.method.measure
+        if self.batch == 1 and isinstance(measure, Contrast) and measure.loss == "infonce":
+            raise ValueError("batch=1: a contrast needs other pictures: expected at least 2")
         if self.eval.patience is not None and (best is None or self.eval.every_epochs is None):
             missing = "checkpoint.best" if best is None else "eval.every_epochs"
             raise ValueError(f"eval.patience={self.eval.patience}: nothing is found to wait for: set {missing}=")

@@ -114,7 +114,7 @@ SETTINGS: list[dict[str, object]] = [
     {"method.t1.mask": Block(ratio=0.95, size=8), "method.t1.mask.source": "blue"},
     {"method.t1.colour": "on"},
     {"method.t1.colour.hue": 0.1, "method.t2.second": "mixed", "method.t2.second.parts": 3},
-    {"method.t1": Transform(mask=Block(source=Blue(grain=1e-7)), colour=Jitter(hue=float("inf")))},
+    {"method.t1": Transform(mask=Block(source=Blue(grain=1e-7)), colour=Jitter(hue=1e308))},
     {"method": Method(loss="none"), "method.t2.second": "random", "method.t2.second.source.seed": 4},
     {"method.crops": 2, "method.loss": "smooth", "start": "last.pt", "out": Path("a,b")},
 ]

@@ -52,6 +52,41 @@ REFUSED: dict[str, Sequence[tuple[str, Overrides, str]]] = {
         )
         for target in ("pixels", "twin", "ema")
     ],
+    "words that others make idle": [
+        (
+            "mae",
+            SECOND_ALONE,
+            "method.t2.mask=random: where the first view hides nothing all is painted: expected ",
+        ),
+        ("cmae_byol", {"method.measure.temperature": 0.5}, "method.measure.temperature=0.5: byol has none"),
+        (
+            "a2mim",
+            {"method.measure.fourier.focused": False, "method.measure.fourier.alpha": 3},
+            "method.measure.fourier.alpha=3.0: focused=false weighs all alike",
+        ),
+        ("supervised", {"method.measure.threshold": 0.2}, "method.measure.threshold=0.2: it is for loss=bce"),
+        ("cmae", {"batch": 1}, "batch=1: a contrast needs other pictures: expected at least 2"),
+        (
+            "cmae",
+            {"method.measure.temperature": "inf"},
+            "method.measure.temperature=inf: expected a finite number",
+        ),
+        (
+            "cmae_class",
+            {"method.encoder.at": 12},
+            "method.encoder.at=12: the class token is made before the token for hidden patches",
+        ),
+        (
+            "mae",
+            {"checkpoint.best": "eval/loss"},
+            "checkpoint.best=eval/loss: of pictures that are not learnt from: expected data.val=",
+        ),
+        (
+            "mae",
+            {"eval.patience": 2, "eval.every_epochs": "none"},
+            "eval.patience=2: nothing is found to wait for: set eval.every_epochs=",
+        ),
+    ],
     "what cannot be symmetric": [
         (
             name,

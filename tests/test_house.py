@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "siamese": BASEMENT
     | {"grammar", "grammar_of_pictures", "views", "world", "transforms", "encoders", "measures"},
     "scores": set(),
-    "run": BASEMENT | {"data", "encoders", "scores", "siamese", "transforms"},
+    "run": BASEMENT | {"data", "encoders", "measures", "scores", "siamese", "transforms"},
     "methods": BASEMENT | {"transforms", "encoders", "measures", "siamese", "run"},
     "weights": BASEMENT | {"blocks", "transforms", "encoders", "measures", "siamese", "storage", "views"},
     "cost": {"blocks", "encoders", "measures", "run", "siamese", "transforms"},

@@ -12,6 +12,7 @@ def byol() -> Run:
     changes = {
         "method.target.momentum": 0.99,
         "method.measure.loss": "byol",
+        "method.measure.temperature": 0.2,  # it has none
         "method.measure.rescale": False,
         "method.measure.projector": head,
         "method.measure.predictor": head,

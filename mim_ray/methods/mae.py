@@ -30,10 +30,11 @@ def mae() -> Run:
 
 def mae_few() -> Run:
     """MAE on a handful of pictures (section 4), much varied: draw them by data.few.n=10, also with
-    data.few.one_class=NAME or data.few.per_class=1; an epoch is as long as that of the whole set."""
+    data.few.one_class=NAME or data.few.per_class=1; five epochs are as long as five of the whole set."""
     changes = {
         "data.crop.scale": (0.08, 1.0),
-        "data.samples_per_epoch": "all",
+        "epochs": 5,
+        "schedule.warmup_epochs": 0.5,
         "method.shared.rotate": "on",
         "method.shared.colour": "on",
     }

@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+from mim_ray.errors import Mistake
 from mim_ray.run import Run
 from mim_ray.scores import is_higher_better
 from mim_ray.training.meters import Row
@@ -15,8 +16,11 @@ class Best(NamedTuple):
 
 
 def bettered(best: Best | None, run: Run, found: Row, done: int) -> Best | None:
-    """The best after what was just found."""
+    """The best after what was just found. A run that is to end by it must have it."""
     metric = run.checkpoint.best
+    if run.eval.patience is not None and metric not in found:
+        known = ", ".join(name for name in found if name.startswith(("eval/", "train/")))
+        raise Mistake(f"checkpoint.best={metric}: nothing of that name is found: expected one of {known}")
     if metric is None or not math.isfinite(found.get(metric, math.nan)):
         return best
     value = found[metric] if is_higher_better(metric) else -found[metric]

@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from mim_ray.data.loader import Loader
+from mim_ray.encoders.target import Labels
 from mim_ray.errors import Mistake
 from mim_ray.run import Run
 from mim_ray.training.job import Job
@@ -53,6 +54,11 @@ def work(job: Job, place: Place, stepper_of: type[Stepper] = Stepper) -> dict[st
         }
 
 
+def _usual_epoch(run: Run) -> Literal["all"] | None:
+    """Of few pictures as of all, but where their labels are learnt."""
+    return None if isinstance(run.method.target, Labels) else "all"
+
+
 def loader_for(run: Run, place: Place) -> Loader:
     if run.data.train is None:
         raise Mistake("data.train=none: expected a beton (mim-ray data import makes one), or a sample: set")
@@ -64,7 +70,7 @@ def loader_for(run: Run, place: Place) -> Loader:
         seed=run.seed,
         rank=place.rank,
         world=place.world,
-        samples_per_epoch=run.data.samples_per_epoch,
+        samples_per_epoch=run.data.samples_per_epoch or _usual_epoch(run),
         device=place.device,
         backend=run.data.backend,
         threads=run.data.threads or max(1, torch.get_num_threads() - 1),

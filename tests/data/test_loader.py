@@ -26,6 +26,7 @@ from mim_ray.data.loader import Backend, Batch, Loader
 from mim_ray.data.memory import _cgroup_free
 from mim_ray.data.plain import PlainDecoder
 from mim_ray.data.sources import open_source
+from mim_ray.data.subset import Subset
 from mim_ray.errors import Failure, Mistake
 from mim_ray.transforms.crop import CenterCrop, RandomCrop
 from mim_ray.transforms.pixels import Normalise
@@ -158,6 +159,16 @@ def test_a_set_of_one_image_fills_virtual_epochs(tmp_path: Path) -> None:
     assert len(crops.unique(dim=0)) == 32
     beton = loader(path, samples_per_epoch=32).beton
     assert all(column.flags.aligned for column in (beton.width, beton.height, beton.pointer))
+
+
+def test_an_epoch_of_few_pictures_may_be_as_long_as_that_of_all(jpegs: Path) -> None:
+    few = loader(jpegs, subset=Subset(n=3), samples_per_epoch="all")
+    whole = loader(jpegs)
+    assert few.steps_per_epoch == whole.steps_per_epoch
+    seen = torch.cat([batch.samples for batch in few.epoch()])
+    assert len(seen.unique()) == 3
+    counts = seen.unique(return_counts=True)[1]
+    assert counts.max() - counts.min() <= 1
 
 
 def threads_of_loaders() -> list[str]:

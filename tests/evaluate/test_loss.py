@@ -69,6 +69,13 @@ def test_a_run_ends_when_nothing_better_comes(tmp_path: Path) -> None:
     assert (again.result["steps"], again.losses) == (4, {})
 
 
+def test_what_is_never_found_is_waited_for_in_no_run(tmp_path: Path) -> None:
+    changes = {"eval.every_epochs": 0.4, "eval.pictures": 0, "eval.patience": 1, "checkpoint.best": "train/losss"}
+    ended = worked(job_at(tmp_path, "mae", changes))
+    assert ended.code == 1
+    assert "checkpoint.best=train/losss: nothing of that name is found: expected one of train/loss, " in ended.said
+
+
 def test_two_workers_find_the_loss_of_one(tmp_path: Path) -> None:
     """21 pictures are no multiple of them."""
     found = []

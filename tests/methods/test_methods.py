@@ -105,7 +105,7 @@ def test_a_step_is_one_graph(name: str, photographs: Tensor) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")
-@pytest.mark.parametrize("name", ["rmae", "cmae_token_class", "a2mim_r50", "mocov3"])
+@pytest.mark.parametrize("name", ["rmae", "cmae_token_class", "a2mim_r50", "mocov3", "supervised"])
 @pytest.mark.usefixtures("one_block")
 def test_compiled_equals_eager(name: str, photographs: Tensor) -> None:
     check_compiled(micro(name), photographs, backend="inductor")
@@ -176,6 +176,16 @@ def test_the_cost_is_what_torch_counts(name: str, photographs: Tensor) -> None:
     expected = cost(run)
     assert expected.parameters == sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     assert expected.flops == pytest.approx(counter.get_total_flops() / PICTURES, rel=0.03)
+
+
+def test_the_cost_of_a_twin_is_that_of_gradients_through_both_sides(photographs: Tensor) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    twin = {"method.target": "twin", "method.measure.negatives": "all", "method.measure.projector.out": 512}
+    run = resolved("cmae", {"encoder": "micro", "batch": PICTURES, **twin, "method.measure.predictor": "none"})
+    with FlopCounterMode(display=False) as counter:
+        built(run)(*inputs(run, photographs)).loss.backward()
+    assert cost(run).flops == pytest.approx(counter.get_total_flops() / PICTURES, rel=0.03)
 
 
 @pytest.mark.parametrize("name", ["mae", "rmae", "simmim", "a2mim_r50"])
