@@ -29,7 +29,7 @@ def test_both_encoders_are_judged_alike(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", fresh(tmp_path))
     transfer.SETS["shapes"] = ("sample:shapes:n=128", "sample:shapes:n=40,split=val")
-    short = {**transfer.FEW, "epochs": 1, "eval.every_epochs": 1, "per_class": 2}
+    short = {**transfer.FEW, "epochs": 1, "eval.every_epochs": 1, "per_class": 2, "batch": 16}
     linear, few = transfer.rows("shapes", [0], {"steps": 1, "batch": 64}, short)
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     runs = {run.info.run_name: run.data.metrics for run in client.search_runs(["1"])}

@@ -17,6 +17,9 @@ CHAMPION, PREVIOUS = "champion", "previous"
 PROMOTING, PROMOTING_SECONDS = ".promoting", 60.0
 """What a name is while one of its aliases is moved, and how long that may take."""
 
+TAKEN = ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
+"""What a server says of a name that is there, and of one that has gone while it looked."""
+
 ENCODER, METHOD = "encoder", "model"
 """Folders of a run's artifacts: the encoder to be used, and all of the method."""
 
@@ -121,7 +124,7 @@ def _promoting(uri: str, name: str) -> Iterator[None]:
             client.create_registered_model(mark, description="someone moves an alias")
             break
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS" or time.monotonic() > deadline:
+            if error.error_code not in TAKEN or time.monotonic() > deadline:
                 raise
         with suppress(MlflowException):  # it may be gone by now
             made = client.get_registered_model(mark).creation_timestamp

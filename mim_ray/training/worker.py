@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from mim_ray.data.loader import Loader
+from mim_ray.data.subset import Subset
 from mim_ray.encoders.target import Labels
 from mim_ray.errors import Mistake
 from mim_ray.run import Run
@@ -56,7 +57,8 @@ def work(job: Job, place: Place, stepper_of: type[Stepper] = Stepper) -> dict[st
 
 def _usual_epoch(run: Run) -> Literal["all"] | None:
     """Of few pictures as of all, but where their labels are learnt."""
-    return None if isinstance(run.method.target, Labels) else "all"
+    has_few = run.data.few != Subset()
+    return "all" if has_few and not isinstance(run.method.target, Labels) else None
 
 
 def loader_for(run: Run, place: Place) -> Loader:

@@ -14,8 +14,11 @@ from torch.fx import GraphModule
 
 from mim_ray.errors import Failure, Mistake
 from mim_ray.launch import train
+from mim_ray.methods import resolved
 from mim_ray.revision import revision
 from mim_ray.storage import Folder
+from mim_ray.training.place import Place
+from mim_ray.training.worker import loader_for
 from tests.databases import fresh
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
@@ -115,6 +118,15 @@ def test_a_bucket_that_cannot_be_read_is_one_line(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(MemoryFileSystem, "exists", refuse)
     with pytest.raises(Failure, match=r"storage=memory://x.* cannot be read \(Unable to locate credentials\)"):
         train("mae", {**SMALL, "storage": "memory://x"}, track=False)
+
+
+def test_an_epoch_of_few_pictures_is_one_of_all_but_for_labels() -> None:
+    few: dict[str, object] = {**SMALL, "encoder": "micro", "data.few.n": 16}
+    of_all = loader_for(resolved("mae", {**few}), Place())
+    of_labels = loader_for(resolved("supervised", {**few, "method.measure.classes": 8}), Place())
+    whole = loader_for(resolved("mae", SMALL), Place())
+    assert (of_all.steps_per_epoch, of_labels.steps_per_epoch, whole.steps_per_epoch) == (4, 2, 4)
+    assert whole.order.samples_per_epoch is None  # or what is left of an epoch would go into the next
 
 
 def test_a_name_is_taken_once() -> None:
