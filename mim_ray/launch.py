@@ -34,6 +34,9 @@ from mim_ray.training.place import Notice, Place
 from mim_ray.training.worker import Task, work
 
 logger = logging.getLogger("mim_ray")
+LEARNT = "mim_ray.dataset_checksum"
+"""The tag for the checksum of what a run learns from."""
+
 OURS = (JOB, START, LOCK, PROOF, "checkpoints", "journal", "ray")
 """What a run has in its folder."""
 
@@ -134,8 +137,9 @@ def entered(job: Job, more_tags: Mapping[str, str]) -> Job:
     elif not job.folder.has(JOB):
         if job.tracking_uri is not None:
             run = job.run
-            tags = {**_tags(job, run), **checksums(run), **more_tags}
-            experiment, dataset = run.tracking.experiment, _dataset(run.data.train)
+            sets = _datasets(run)
+            tags = {**_tags(job, run), **_checksums(sets), **more_tags}
+            experiment, dataset = run.tracking.experiment, sets.get(LEARNT)
             run_id = create_run(job.tracking_uri, experiment, run.name, flatten(run), tags, dataset)
             job = job._replace(run_id=run_id)
         job.folder.write(JOB, job.as_json().encode())
@@ -219,10 +223,18 @@ def replay(job: Job) -> str:
 
 
 def checksums(run: Run) -> dict[str, str]:
-    """Tags: of what is learnt from and of what it is judged by, as far as they are known."""
-    sets = {"mim_ray.dataset_checksum": run.data.train, "mim_ray.val_checksum": run.data.val}
-    found = {tag: _dataset(path) for tag, path in sets.items()}
-    return {tag: dataset.checksum for tag, dataset in found.items() if dataset is not None}
+    """Tags of a run: of what is learnt from and of what it is judged by, as far as they are known."""
+    return _checksums(_datasets(run))
+
+
+def _checksums(sets: Mapping[str, Dataset]) -> dict[str, str]:
+    return {tag: dataset.checksum for tag, dataset in sets.items()}
+
+
+def _datasets(run: Run) -> dict[str, Dataset]:
+    """By the tag for their checksum."""
+    sets = {LEARNT: run.data.train, "mim_ray.val_checksum": run.data.val}
+    return {tag: found for tag, path in sets.items() if (found := _dataset(path)) is not None}
 
 
 def _dataset(path: str | None) -> Dataset | None:

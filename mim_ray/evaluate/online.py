@@ -40,7 +40,7 @@ class Onlooker:
         seen = train if self._val is None else self._features(model, self._val)
         bank, queries = F.normalize(train.pooled), F.normalize(seen.pooled)
         found = {"collapse/feature_spread": spread_of(queries), "collapse/patch_similarity": seen.similarity}
-        if self._val is not None:
+        if self._val is not None and self.run.steps != 0:  # or its sentence says nothing
             found[LOSS] = loss_of(model, self._val)
         if train.labels is not None and seen.labels is not None and len(train.labels) > 1:
             votes = knn(

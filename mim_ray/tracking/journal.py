@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from mim_ray.errors import Failure
@@ -44,8 +43,10 @@ class Journal:
         """Seen in MLflow as `pictures/NAME/STEP`; one that was logged before is dropped, like a metric."""
         number = f"{step:09}{path.suffix}"
         if Artifact(number, f"pictures/{name}").target not in self._files:
-            with suppress(Failure):  # no run ends for a picture
+            try:
                 self._keep_file(path, number, f"pictures/{name}")
+            except Failure as failure:  # no run ends for a picture
+                log.warning("%s: left out", failure)
 
     def file(self, path: Path, artifact_folder: str = "") -> None:
         """A file as it is now; a later one of the same name takes its place."""
@@ -87,11 +88,7 @@ class Journal:
             self._sender.wake()
 
     def _keep_file(self, path: Path, name: str, to: str) -> None:
-        try:
-            self._spool.add_file(path, name, to)
-        except Failure as failure:
-            log.warning("%s: left out", failure)
-            raise
+        self._spool.add_file(path, name, to)
         self._files.add(Artifact(name, to).target)
         self._sender.wake()
 

@@ -95,10 +95,8 @@ class Logbook:
             stepper.bf16 = snapshot.state["bf16"]
             if snapshot.state["workers"] == self.place.world:
                 stepper.pieces = snapshot.state["pieces"]  # or other sums would be made in another order
-            self.reporter.copies, self.reporter.bests = snapshot.state["sent"]
-            self.reporter.copies += 1  # this one was being sent, perhaps
-            if self.best is not None and name_of(self.best.step) != snapshot.state["best_there"]:
-                self.reporter.queue_best(self.checkpoints.folder.below(name_of(self.best.step)))
+            best = None if self.best is None else self.checkpoints.folder.below(name_of(self.best.step))
+            self.reporter.go_on(snapshot.state["sent"], best)
         self.reporter.open(self._carried)
         if snapshot is None:
             stepper.begin()
@@ -239,8 +237,7 @@ class Logbook:
             "window": list(self.window),  # it goes on to grow while this is written
             "pending": self.reporter.pending(),
             "best": self.best,
-            "best_there": self.reporter.best_there(),
-            "sent": [self.reporter.copies, self.reporter.bests],
+            "sent": self.reporter.sent(),
             "seen": self._seen,
             "last": dict(self.last),
             "pieces": stepper.pieces,

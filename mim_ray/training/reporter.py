@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 
@@ -107,8 +108,10 @@ class Reporter:
         names: Sequence[str] = ()
         with suppress(Exception):  # a set need not have a card
             names = SetCard.read(local_beton(str(run.data.val or run.data.train), run.data.stage)).classes
-        self._file("classes.json", "evaluation", lambda path: path.write_text(json.dumps(verdict.by_class(names))))
-        self._file("confusions.png", "evaluation", verdict.draw)
+        rows = verdict.by_class(names)
+        with _or_without("the table of classes is left out"):
+            self._file("classes.json", "evaluation", lambda path: path.write_text(json.dumps(rows)))
+            self._file("confusions.png", "evaluation", verdict.draw)
 
     def checkpoint(self, folder: Folder, snapshot: Snapshot) -> None:
         """One is written; called beside the training, which waits for nothing of it."""
@@ -120,9 +123,15 @@ class Reporter:
         if best is not None and best.step == snapshot.step:
             self._best.append(folder)
 
-    def queue_best(self, folder: Folder) -> None:
-        """One that was found before a restart, and may not have come to MLflow."""
-        self._best.append(folder)
+    def sent(self) -> dict[str, Any]:
+        """For a checkpoint: what has come to MLflow, and where the next goes."""
+        return {"copies": self.copies, "bests": self.bests, "best": self.best_there()}
+
+    def go_on(self, sent: dict[str, Any], best: Folder | None) -> None:
+        """After a checkpoint, of which a copy was perhaps on its way; the best may not have come to MLflow."""
+        self.copies, self.bests, self._best_name = sent["copies"] + 1, sent["bests"], sent["best"]
+        if best is not None and best.url.rpartition("/")[2] != self._best_name:
+            self._best.append(best)
 
     def best_there(self) -> str | None:
         """The name of the best checkpoint whose model MLflow has; None: it is not known."""
@@ -164,11 +173,11 @@ class Reporter:
             self._send_best()
         self._lacking = 1
         with _or_without("the model that the run ends with is not sent to MLflow"):
-            self.digest = self._model(checkpoint, "")
+            self._model(checkpoint, "")
             self._lacking = 0
 
-    def _model(self, checkpoint: Folder, below: str) -> str:
-        """The encoder with its card, and the whole method as it was checkpointed; the digest of the former."""
+    def _model(self, checkpoint: Folder, below: str) -> None:
+        """The encoder with its card, and the whole method as it was checkpointed."""
         assert self.journal is not None
         job = self.job
         with at_hand(checkpoint) as files, tempfile.TemporaryDirectory() as aside:
@@ -189,14 +198,14 @@ class Reporter:
             encoder, method = Path(aside, ENCODER), Path(aside, METHOD)
             model = models.save_encoder(encoder_in(weights), card, encoder)
             package(encoder, model.encoder.width, self.run.data.crop.size[0])
-            digest = models.digest_of(encoder)
+            if not below:
+                self.digest = models.digest_of(encoder)
             for path in sorted(encoder.iterdir(), key=lambda path: path.name == models.CARD):
                 self.journal.file(path, f"{below}{ENCODER}")
             models.describe_method(encoder, files / models.ALL_WEIGHTS, method)
             (method / JOB).write_text(job.as_json())
             for path in (*sorted(method.iterdir()), files / models.ALL_WEIGHTS):
                 self.journal.file(path, f"{below}{METHOD}")
-        return digest
 
     def pending(self) -> list[Record]:
         return self.journal.pending() if self.journal else []
