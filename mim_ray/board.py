@@ -19,6 +19,7 @@ class Board:
         self._workers, self._saved, self._heard = 0, -1.0, 0
         self._group, self._losses, self._last_words = 0, 0, "its processes ended without a word"
         self._refused: tuple[str, float, int] | None = None
+        self._looks: dict[int, dict[str, float]] = {}
 
     def job(self) -> dict[str, Any] | None:
         """Here and not among the settings of Ray Train, which it writes down: an address may hold a password."""
@@ -31,6 +32,15 @@ class Board:
             self._saved, self._losses = saved, 0
         self._numbers = numbers
         self._heard += 1
+
+    def see(self, step: int, found: dict[str, float]) -> None:
+        """What is found of the run at a step; after a restart it may be found again."""
+        self._looks[step] = found
+        self._heard += 1
+
+    def seen(self, after: int) -> list[tuple[int, dict[str, float]]]:
+        """What was found at later steps than this one."""
+        return sorted((step, found) for step, found in self._looks.items() if step > after)
 
     def ask_to_stop(self) -> None:
         self._stop = True

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -12,6 +13,8 @@ WIDE = 100.0
 """From this ratio of the largest to the smallest on, numbers are laid out by their logarithm."""
 
 COLOURS = "viridis"
+NAMED = 5
+"""How many curves a legend names."""
 
 
 def parallel_coordinates(rows: Sequence[Mapping[str, object]], last: str, path: Path) -> None:
@@ -63,3 +66,81 @@ def _mark(axes: Axes, at: int, values: Sequence[object], places: Sequence[float]
 
 def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+Points = Sequence[tuple[float, float]]
+
+
+def learning_curves(
+    curves: Mapping[str, Points], rungs: Sequence[float], what: tuple[str, str], path: Path
+) -> None:
+    """A line for each trial, and an upright one at each rung; the best by their ends are named."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    shades = matplotlib.colormaps[COLOURS]
+    for number, (name, points) in enumerate(curves.items()):
+        x, y = zip(*points, strict=True)
+        named: dict[str, Any] = {"label": name} if number < NAMED else {}
+        axes.plot(x, y, color=shades(1 - number / max(len(curves) - 1, 1)), marker=".", alpha=0.8, **named)
+    for rung in rungs:
+        axes.axvline(rung, color="grey", linewidth=0.8, linestyle=":")
+    axes.set_xlabel(what[0])
+    axes.set_ylabel(what[1])
+    axes.legend(fontsize=8)
+    figure.savefig(path)
+
+
+class Response(NamedTuple):
+    """Of one trial."""
+
+    value: object
+    """Of the setting."""
+    mean: float
+    """Over its seeds."""
+    deviation: float | None
+    is_whole: bool
+    """Whether it was trained to its end."""
+
+
+def responses(panels: Mapping[str, Sequence[Response]], metric: str, path: Path) -> None:
+    """How the metric answers to each setting alone; what was stopped on the way is drawn hollow."""
+    figure = Figure(figsize=(max(5.0, 3.6 * len(panels)), 3.8), layout="constrained")
+    every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (name, points) in zip(every, panels.items(), strict=True):
+        numbers = _numbers([point.value for point in points])
+        places = numbers
+        if numbers is None:
+            known = list(dict.fromkeys(sorted(str(point.value) for point in points)))
+            places = [float(known.index(str(point.value))) for point in points]
+            axes.set_xticks(range(len(known)), known, rotation=20, ha="right", fontsize=8)
+        elif min(numbers) > 0 and max(numbers) / min(numbers) >= WIDE:
+            axes.set_xscale("log")
+        assert places is not None
+        for place, point in zip(places, points, strict=True):
+            face = "C0" if point.is_whole else "none"
+            axes.errorbar(place, point.mean, point.deviation, fmt="o", color="C0", markerfacecolor=face, capsize=3)
+        axes.set_xlabel(name, fontsize=8)
+    every[0].set_ylabel(metric)
+    figure.savefig(path)
+
+
+def bars(shares: Mapping[str, float], title: str, path: Path) -> None:
+    """The longest on top."""
+    figure = Figure(figsize=(7, 1.2 + 0.4 * len(shares)), layout="constrained")
+    axes = figure.add_subplot()
+    ordered = sorted(shares.items(), key=lambda item: item[1])
+    axes.barh([name for name, _ in ordered], [share for _, share in ordered])
+    axes.set_title(title, fontsize=10)
+    figure.savefig(path)
+
+
+def scatter(points: Sequence[tuple[float, float, bool]], what: tuple[str, str], path: Path) -> None:
+    """(x, y, whether no other is better in both): those are joined."""
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.scatter([x for x, _, _ in points], [y for _, y, _ in points], color="C0", alpha=0.5)
+    best = sorted((x, y) for x, y, is_best in points if is_best)
+    axes.plot([x for x, _ in best], [y for _, y in best], color="C1", marker="o")
+    axes.set_xlabel(what[0])
+    axes.set_ylabel(what[1])
+    figure.savefig(path)

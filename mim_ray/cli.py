@@ -19,6 +19,7 @@ from mim_ray.eval_cli import add_eval_commands
 from mim_ray.models_cli import add_models_commands
 from mim_ray.options import Address, Json, Overrides, Track, sentence
 from mim_ray.output import cost_lines, keep, print_command, print_json, print_table
+from mim_ray.search_cli import add_search_command
 from mim_ray.tracking.results import in_use
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ add_data_commands(app)
 add_cluster_commands(app)
 add_eval_commands(app)
 add_models_commands(app)
+add_search_command(app)
 
 STOPPED = 130
 
@@ -88,16 +90,16 @@ def options(
 def list_(as_json: Json = False) -> None:
     """The methods, how models are judged, and the search spaces."""
     from mim_ray.methods import METHODS, PROTOCOLS
-    from mim_ray.spaces import space_names
+    from mim_ray.spaces import space_files
 
-    spaces = space_names()
+    spaces = {name: path.read_text().splitlines()[0].strip('"') for name, path in space_files().items()}
     if as_json:
-        print_json({"methods": list(METHODS), "protocols": list(PROTOCOLS), "spaces": spaces})
+        print_json({"methods": list(METHODS), "protocols": list(PROTOCOLS), "spaces": list(spaces)})
         return
     for head, recipes in (("method", METHODS), ("protocol", PROTOCOLS)):
         rows = [(name, (recipe.__doc__ or "").strip().splitlines()[0]) for name, recipe in recipes.items()]
         print_table((head, "what it is"), rows)
-    print_table(("space",), [(name,) for name in spaces])
+    print_table(("space", "what it asks"), list(spaces.items()))
 
 
 @app.command()

@@ -76,8 +76,7 @@ def train(
             logger.info("stopped after a checkpoint: go on with mim-ray train --resume %s", run.name)
             raise SystemExit(128 + asked)
         job = entering.result()
-        digest = result.pop("digest", None)
-    return {"run_id": job.run_id, "name": run.name, **result, **_registered(job, result, digest)}
+    return {"run_id": job.run_id, "name": run.name, **closed(job, result)}
 
 
 def engine_for(run: Run, address: str | None) -> tuple[AbstractContextManager[None], Callable[[Job, Task], Any]]:
@@ -134,8 +133,8 @@ def entered(job: Job, more_tags: Mapping[str, str]) -> Job:
             reopen_run(job.tracking_uri, job.run_id)
         except Away as away:
             logger.warning("%s; the run goes on, and what it logs is kept", away)
-    elif not job.folder.has(JOB):
-        if job.tracking_uri is not None:
+    if not job.folder.has(JOB):
+        if job.tracking_uri is not None and job.run_id is None:
             run = job.run
             sets = _datasets(run)
             tags = {**_tags(job, run), **_checksums(sets), **more_tags}
@@ -144,6 +143,12 @@ def entered(job: Job, more_tags: Mapping[str, str]) -> Job:
             job = job._replace(run_id=run_id)
         job.folder.write(JOB, job.as_json().encode())
     return job
+
+
+def closed(job: Job, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run ended with, after MLflow was told of it as a whole."""
+    rest = {name: value for name, value in result.items() if name != "digest"}
+    return rest | _registered(job, rest, result.get("digest"))
 
 
 def _registered(job: Job, result: Mapping[str, Any], digest: str | None) -> dict[str, str]:

@@ -164,35 +164,15 @@ def promote_command(
     as_json: Json = False,
 ) -> None:
     """Gives the alias to a version that is better, by a score of the same data and protocol."""
-    from mim_ray.scores import is_higher_better
-    from mim_ray.tracking.ranking import differences, score
-    from mim_ray.tracking.registry import CHAMPION, PREVIOUS, Version, set_champion, version_of
+    from mim_ray.promotion import promoted
     from mim_ray.tracking.run import resolved_uri
 
-    if alias == PREVIOUS:
-        raise Mistake(f"alias={PREVIOUS}: it is given to what had the alias before: expected {CHAMPION}, say")
-    home = resolved_uri(uri)
-    new = version_of(home, model)
-
-    def earned(old: Version) -> None:
-        if force:
-            return
-        if new.run_id is None or old.run_id is None:
-            raise Mistake(f"{model} or {new.name}@{alias} is of no run, so nothing can be compared: --force")
-        candidate, champion = (score(home, run_id, metric) for run_id in (new.run_id, old.run_id))
-        if unlike := differences(candidate, champion):
-            raise Mistake(f"{metric} of {model} and of {new.name}@{alias} cannot be compared: {'; '.join(unlike)}")
-        ahead = candidate.value - champion.value
-        if (ahead if is_higher_better(metric) else -ahead) <= 0:
-            words = f"{metric} is {candidate.value:.4f}, and {champion.value:.4f} of {new.name}@{alias}"
-            raise Mistake(f"{model} is not better: {words}: --force")
-
-    before = set_champion(home, new, alias, earned)
-    result = {"name": new.name, "version": new.version, "alias": alias, "previous": before and before.version}
+    result = promoted(resolved_uri(uri), model, metric, alias, force=force)
     if as_json:
         print_json(result)
     else:
-        print(f"{new.name}@{alias} is version {new.version}" + (f", before it {before.version}" if before else ""))
+        before = f", before it {result['previous']}" if result["previous"] else ""
+        print(f"{result['name']}@{alias} is version {result['version']}{before}")
 
 
 def pull_command(

@@ -2,17 +2,28 @@
 
 import logging
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import ray
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from mim_ray.errors import Mistake
+from mim_ray.errors import Failure, Mistake
 from mim_ray.run import Run
 
 logger = logging.getLogger("mim_ray")
+ROOM_SECONDS = 60.0
+"""How often a run without workers says what it waits for."""
+
+GROWTH_SECONDS = 5.0
+"""How often an elastic run looks for room itself, to have a checkpoint when it grows."""
+
+LOST_ROOM_SECONDS = 1800.0
+"""How long it waits for nodes where no autoscaler brings them."""
+
+Answer = TypeVar("Answer")
 ANSWER_SECONDS = 30.0
 """How long an autoscaler may take to say what it makes of a request; it looks every few seconds."""
 
@@ -109,6 +120,49 @@ def can_grow_to(workers: int, needed: dict[str, float]) -> bool:
     finally:
         remove_placement_group(request)
     return True  # busy with others, perhaps: what it can give is seen when it is asked for
+
+
+class Watch:
+    """Looks at the cluster now and then: what a silent run waits for, and whether an elastic one could grow.
+
+    It gives up where nobody will bring what is waited for.
+    """
+
+    def __init__(self, run: Run, needed: dict[str, float]) -> None:
+        self._run, self._needed, self._heard = run, needed, -1
+        self._news_at = self._said_at = self._looked_at = time.monotonic()
+
+    def look(self, heard: int) -> None:
+        """`heard`: how often workers have been heard of."""
+        now = time.monotonic()
+        if heard != self._heard:
+            self._heard, self._news_at = heard, now
+        if min(now - self._news_at, now - self._said_at) < ROOM_SECONDS:
+            return
+        self._said_at = now
+        words = _answered(words_of_waiting, self._run, self._needed)
+        if words is None:
+            return
+        if now - self._news_at > LOST_ROOM_SECONDS and _answered(has_lost_its_room, self._run, self._needed):
+            raise Failure(f"{words}: it goes on from its last checkpoint with --resume {self._run.name}")
+        logger.warning(words)
+
+    def sees_room_for_more_than(self, workers: int) -> bool | None:
+        """None where it was not looked at."""
+        now = time.monotonic()
+        if self._run.least_workers == self._run.most_workers or now - self._looked_at < GROWTH_SECONDS:
+            return None
+        self._looked_at = now
+        return _answered(can_have_more_workers, self._run, self._needed, workers)
+
+
+def _answered(question: Callable[..., Answer], *of: Any) -> Answer | None:
+    """None where the cluster's control store does not answer: a run does not end by that, and asks again."""
+    try:
+        return question(*of)
+    except Exception as error:
+        logger.debug("the cluster does not answer: %s", error)
+        return None
 
 
 def _status() -> Any:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 import ray.train.torch
@@ -18,14 +18,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mim_ray.board import Board
 from mim_ray.errors import Failure, Mistake
 from mim_ray.ray_group import OwnGroup, group
-from mim_ray.ray_room import (
-    can_have_more_workers,
-    check_room,
-    has_lost_its_room,
-    resources_of_a_worker,
-    words_of_waiting,
-)
+from mim_ray.ray_room import Watch, check_room, resources_of_a_worker
 from mim_ray.run import Run
+from mim_ray.storage import Folder
 from mim_ray.training.asked import asking
 from mim_ray.training.job import JOB, Job
 from mim_ray.training.live import Live
@@ -33,22 +28,12 @@ from mim_ray.training.place import Notice, Numbers, Place, nothing
 from mim_ray.training.worker import Task, work
 
 logger = logging.getLogger("mim_ray")
-Answer = TypeVar("Answer")
 LOOK_SECONDS = 1.0
 RESIZE_SECONDS = 60.0
 """How often Ray looks whether an elastic run can grow; to grow is to go on from the last checkpoint."""
 
 SHRINK_SECONDS = "20"
 """How long an elastic run waits for a node that it thinks is there, before it goes on with fewer."""
-
-ROOM_SECONDS = 60.0
-"""How often a run without workers says what it waits for."""
-
-GROWTH_SECONDS = 5.0
-"""How often an elastic run looks for room itself, to have a checkpoint when it grows."""
-
-LOST_ROOM_SECONDS = 1800.0
-"""How long it waits for nodes where no autoscaler brings them."""
 
 LAST_WORD_SECONDS = 60.0
 """How long a run that is asked to stop may take for its checkpoint."""
@@ -59,26 +44,10 @@ def on_ray(job: Job, task: Task = work) -> dict[str, Any]:
     run = job.run
     needed = resources_of_a_worker(run)
     check_room(run, needed)
-    board = _board(job)
+    board = placed_here(Board, job._asdict())
     if run.least_workers < run.most_workers:
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", SHRINK_SECONDS)
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config={"board": board, "task": task},
-        torch_config=OwnGroup(),
-        scaling_config=ScalingConfig(
-            num_workers=run.least_workers if ":" not in run.workers else (run.least_workers, run.most_workers),
-            use_gpu=bool(needed.get("GPU")),
-            resources_per_worker=needed,
-            elastic_resize_monitor_interval_s=RESIZE_SECONDS,
-        ),
-        run_config=RunConfig(
-            name=f"attempt-{int(time.time() * 1000)}",
-            **_place_for_ray(job),
-            failure_config=FailureConfig(max_failures=-1),
-            logging_config=LoggingConfig(log_level="ERROR"),
-        ),
-    )
+    trainer = trainer_of(run, needed, job.folder, _work, {"board": board, "task": task})
     try:
         result = _fitted(trainer, board, run, needed)
         refusal = ray.get(board.refusal.remote())
@@ -92,9 +61,41 @@ def on_ray(job: Job, task: Task = work) -> dict[str, Any]:
     return result
 
 
+def trainer_of(
+    run: Run,
+    needed: dict[str, float],
+    folder: Folder,
+    loop: Callable[[dict[str, Any]], dict[str, Any]],
+    config: dict[str, Any],
+) -> TorchTrainer:
+    """The workers that a run asks for, each in `loop`, begun again as often as one is lost; `folder`: where Ray's
+    own notes go."""
+    return TorchTrainer(
+        loop,
+        train_loop_config=config,
+        torch_config=OwnGroup(),
+        scaling_config=ScalingConfig(
+            num_workers=run.least_workers if ":" not in run.workers else (run.least_workers, run.most_workers),
+            use_gpu=bool(needed.get("GPU")),
+            resources_per_worker=needed,
+            elastic_resize_monitor_interval_s=RESIZE_SECONDS,
+        ),
+        run_config=RunConfig(
+            name=f"attempt-{int(time.time() * 1000)}",
+            **place_for_ray(folder),
+            failure_config=FailureConfig(max_failures=-1),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+
+
 def _work(config: dict[str, Any]) -> dict[str, Any]:
     """What every worker runs."""
-    board = config["board"]
+    return worked(config["board"], config["task"])
+
+
+def worked(board: Any, task: Task) -> dict[str, Any]:
+    """The task of the board's job, by this worker."""
     if ray.get(board.refusal.remote()) is not None:
         return {}
     context = ray.train.get_context()
@@ -111,18 +112,19 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
         report=ray.train.report,
         notice=_Ear(board),
         tell=tell if context.get_world_rank() == 0 else nothing,
+        see=lambda step, found: board.see.remote(step, dict(found)),
         is_over=lambda: ray.get(board.asks.remote())[0],
     )
     voice = _Voice(board)
     logger.addHandler(voice)
     try:
-        job, task = Job(**ray.get(board.job.remote())), config["task"]
+        job = Job(**ray.get(board.job.remote()))
         if not job.folder.has(JOB):
             raise Mistake(
                 f"{job.folder.url} is not there: expected storage= that every machine of the cluster sees"
             )
         with group(place.rank, place.world, "nccl" if place.device.type == "cuda" else "gloo"):
-            return task(job, place)  # type: ignore[no-any-return]
+            return task(job, place)
     except Mistake as mistake:
         ray.get(board.refuse.remote("Mistake", f"{mistake}{_where(context)}"))
         raise
@@ -136,10 +138,10 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
         logger.removeHandler(voice)
 
 
-def _board(job: Job) -> Any:
-    """Beside whoever launches, for any other node may go."""
+def placed_here(actor: type, *of: object) -> Any:
+    """An actor beside whoever asks for it, for any other node may go."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote(job._asdict())
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(actor).remote(*of)
 
 
 class _Voice(logging.Handler):
@@ -171,20 +173,12 @@ class _Ear:
 
 def _fitted(trainer: TorchTrainer, board: Any, run: Run, needed: dict[str, float]) -> dict[str, Any]:
     """Waits for the end in a thread, so that this one can show progress and hear signals."""
-    outcome: dict[str, Any] = {}
-
-    def fit() -> None:
-        try:
-            outcome["result"] = trainer.fit().return_value
-        except Exception as error:
-            outcome["error"] = error
-
-    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    fit = Fit(trainer)
     with asking() as asked, Live(run.name) as live:
-        thread.start()
-        patience, watch = LAST_WORD_SECONDS, _Watch(run, needed)
-        while thread.is_alive():
-            thread.join(LOOK_SECONDS)
+        fit.thread.start()
+        patience, watch = LAST_WORD_SECONDS, Watch(run, needed)
+        while fit.thread.is_alive():
+            fit.thread.join(LOOK_SECONDS)
             said, numbers, heard, is_refused = ray.get(board.news.remote())
             for words in said:
                 logger.warning(words)
@@ -201,54 +195,32 @@ def _fitted(trainer: TorchTrainer, board: Any, run: Run, needed: dict[str, float
                 patience -= LOOK_SECONDS
             if patience < 0:
                 break
-    if thread.is_alive() and ray.get(board.refusal.remote()) is None:
+    if fit.thread.is_alive() and ray.get(board.refusal.remote()) is None:
         raise Failure("the run was asked to stop and did not answer: it goes on from its last checkpoint")
-    if "error" in outcome and ray.get(board.refusal.remote()) is None:
-        raise Failure(f"Ray Train gave up: {' '.join(str(outcome['error']).split())[:500]}") from outcome["error"]
-    return (outcome.get("result") or {}) | {"asked": asked.by}
+    if ray.get(board.refusal.remote()) is None:
+        fit.check()
+    return (fit.result or {}) | {"asked": asked.by}
 
 
-class _Watch:
-    """Looks at the cluster now and then: what a silent run waits for, and whether an elastic one could grow.
+class Fit:
+    """Ray Train at work in a thread, to be started by whoever waits for it."""
 
-    It gives up where nobody will bring what is waited for.
-    """
+    def __init__(self, trainer: TorchTrainer) -> None:
+        self._trainer = trainer
+        self.result: dict[str, Any] | None = None
+        self._error: Exception | None = None
+        self.thread = threading.Thread(target=self._run, name="ray-train", daemon=True)
 
-    def __init__(self, run: Run, needed: dict[str, float]) -> None:
-        self._run, self._needed, self._heard = run, needed, -1
-        self._news_at = self._said_at = self._looked_at = time.monotonic()
+    def check(self) -> None:
+        if self._error is not None:
+            words = " ".join(str(self._error).split())[:500]
+            raise Failure(f"Ray Train gave up: {words}") from self._error
 
-    def look(self, heard: int) -> None:
-        """`heard`: how often workers have been heard of."""
-        now = time.monotonic()
-        if heard != self._heard:
-            self._heard, self._news_at = heard, now
-        if min(now - self._news_at, now - self._said_at) < ROOM_SECONDS:
-            return
-        self._said_at = now
-        words = _answered(words_of_waiting, self._run, self._needed)
-        if words is None:
-            return
-        if now - self._news_at > LOST_ROOM_SECONDS and _answered(has_lost_its_room, self._run, self._needed):
-            raise Failure(f"{words}: it goes on from its last checkpoint with --resume {self._run.name}")
-        logger.warning(words)
-
-    def sees_room_for_more_than(self, workers: int) -> bool | None:
-        """None where it was not looked at."""
-        now = time.monotonic()
-        if self._run.least_workers == self._run.most_workers or now - self._looked_at < GROWTH_SECONDS:
-            return None
-        self._looked_at = now
-        return _answered(can_have_more_workers, self._run, self._needed, workers)
-
-
-def _answered(question: Callable[..., Answer], *of: Any) -> Answer | None:
-    """None where the cluster's control store does not answer: a run does not end by that, and asks again."""
-    try:
-        return question(*of)
-    except Exception as error:
-        logger.debug("the cluster does not answer: %s", error)
-        return None
+    def _run(self) -> None:
+        try:
+            self.result = self._trainer.fit().return_value
+        except Exception as error:
+            self._error = error
 
 
 @contextmanager
@@ -275,9 +247,9 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _place_for_ray(job: Job) -> dict[str, Any]:
+def place_for_ray(folder: Folder) -> dict[str, Any]:
     """Where Ray Train keeps its own notes: reached as the checkpoints are, for it would know other protocols."""
-    folder = job.folder.below("ray")
+    folder = folder.below("ray")
     if folder.local is not None:
         return {"storage_path": str(folder.local.absolute())}
     from pyarrow.fs import FSSpecHandler, PyFileSystem

@@ -88,6 +88,7 @@ class Eval(Spec):
     pool: Literal["auto", "class", "mean"] = Field(
         "auto", description="the class token, or the mean of the others; auto: the one that the method compares"
     )
+    linear: bool = Field(False, description="ask a linear probe, too, learnt from data.train's pictures")
     neighbours: tuple[PositiveInt, ...] = Field(
         (20,), min_length=1, description="that vote in k-NN, where there are labels; several: each in turn"
     )
@@ -170,6 +171,9 @@ class Run(Spec):
             raise ValueError(f"checkpoint.best={LOSS}: of pictures that are not learnt from: expected data.val=")
         if best == LOSS and isinstance(self.method.target, Labels):
             raise ValueError(f"checkpoint.best={LOSS}: classifiers are judged by eval/top1: expected that")
+        if self.eval.linear and (self.data.val is None or isinstance(self.method.target, Labels)):
+            wanted = "data.val=" if self.data.val is None else "eval.linear=false where labels are learnt"
+            raise ValueError(f"eval.linear=true: a probe needs pictures that it has not learnt: expected {wanted}")
         measure = self.method.measure
         if self.batch == 1 and isinstance(measure, Contrast) and measure.loss == "infonce":
             raise ValueError("batch=1: a contrast needs other pictures: expected at least 2")

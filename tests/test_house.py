@@ -46,7 +46,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "charts": set(),
     "ray_group": set(),
     "ray_room": {"errors", "run"},
-    "ray_train": {"board", "errors", "ray_group", "ray_room", "run", "training"},
+    "ray_train": {"board", "errors", "ray_group", "ray_room", "run", "storage", "training"},
+    "promotion": {"errors", "scores", "tracking"},
+    "search": BASEMENT
+    | {"board", "charts", "cost", "evaluate", "judge", "launch", "methods", "phrases", "promotion", "ray_room"}
+    | {"ray_train", "resume", "run", "scores", "spaces", "storage", "tracking", "training"},
+    "search_cli": {"config", "errors", "options", "output", "search"},
     "resume": BASEMENT | {"phrases", "run", "storage", "tracking", "training"},
     "evaluate": BASEMENT
     | {"blocks", "data", "encoders", "measures", "run", "scores", "siamese", "transforms", "views", "world"},
@@ -81,7 +86,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "models",
         "options",
         "output",
-        "scores",
+        "promotion",
         "tracking",
     },
     "eval_cli": {"config", "embed", "errors", "judge", "options", "output"},
@@ -119,6 +124,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "methods",
         "models_cli",
         "run",
+        "search_cli",
         "spaces",
         "training",
     }
@@ -131,7 +137,8 @@ DOORS = {
     "numba": ("data/",),
     "llvmlite": ("data/",),
     "timm": ("encoders/", "training/optim.py", "step_bench.py"),
-    "ray": ("ray_train.py", "ray_group.py", "ray_room.py", "submit.py", "fake_cluster.py"),
+    "ray": ("ray_train.py", "ray_group.py", "ray_room.py", "search/", "submit.py", "fake_cluster.py"),
+    "optuna": ("search/",),
     "mlflow": ("tracking/",),
 }
 CORE = (
@@ -233,6 +240,11 @@ def test_the_public_words_are_these() -> None:
 def test_importing_the_package_loads_no_engine() -> None:
     script = "import sys, mim_ray; print([name for name in ('torch', 'ray', 'ffcv') if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "[]"
+
+
+def test_a_space_knows_tune_alone() -> None:
+    for path in ROOT.parent.glob("tune_spaces/[a-z]*.py"):
+        assert imports_of(path) <= {"ray.tune", "typing.Any"}, path
 
 
 def test_the_spaces_and_the_cluster_import_nothing_of_ours() -> None:

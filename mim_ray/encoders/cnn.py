@@ -104,6 +104,12 @@ class CNN(Spec):
             raise Mistake(f"depth={self.depth}: {self.name} has {stages} stages: expected 1 to {stages}")
         return every if self.depth is None else every[: self.depth + 1]
 
+    @property
+    def entries(self) -> tuple[int, ...]:
+        """After which stages, 0 the stem, a token can enter: others follow, and a hidden patch is whole cells."""
+        strides = [stride for _, stride in self._features()[:-1]]
+        return tuple(stage for stage, stride in enumerate(strides) if self.patch % stride == 0)
+
     def token_is_last(self, image: tuple[int, int]) -> bool:
         """Whether nothing of the encoder comes after it."""
         return self.entry == len(self.fits(image, hides=False)) - 1

@@ -77,6 +77,11 @@ class ViT(Spec):
             return self.at
         return min(SHAPES[self.size].middle, self.blocks) if self.hidden == "add" else 0
 
+    @property
+    def entries(self) -> tuple[int, ...]:
+        """After how many blocks a token can enter so that some come after it."""
+        return tuple(range(self.blocks))
+
     def token_is_last(self, image: tuple[int, int]) -> bool:
         """Whether nothing of the encoder comes after it."""
         return self.entry == self.blocks

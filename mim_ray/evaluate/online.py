@@ -10,12 +10,13 @@ from torch import Tensor
 from mim_ray.data.loader import Loader
 from mim_ray.encoders.target import Labels
 from mim_ray.evaluate.features import Features, evaluating, features_of, few_pictures
-from mim_ray.evaluate.knn import knn
+from mim_ray.evaluate.knn import Score, knn
+from mim_ray.evaluate.linear import linear_probe
 from mim_ray.evaluate.loss import loss_of
 from mim_ray.evaluate.pictures import save_sheet
 from mim_ray.evaluate.verdict import Verdict, judged
 from mim_ray.run import Run
-from mim_ray.scores import LOSS
+from mim_ray.scores import LINEAR, LOSS
 from mim_ray.siamese import Siamese
 from mim_ray.transforms.crop import CenterCrop
 
@@ -57,10 +58,17 @@ class Onlooker:
             if len(votes.scores) > 1:
                 every = votes.scores.items()
                 found |= {f"eval/knn_top1_k{count}_t{t:g}": score.top1 for (count, t), score in every}
+            if self.run.eval.linear and seen is not train:
+                found[LINEAR] = max(score.top1 for score in self._probed(train, seen).values())
             if self.run.steps == 0:
                 classes = int(max(train.labels.max(), seen.labels.max())) + 1
                 self.verdict = Verdict(seen.labels, {"knn": votes.ranked}, classes)
         return found
+
+    def _probed(self, train: Features, seen: Features) -> dict[float, Score]:
+        assert train.labels is not None
+        assert seen.labels is not None
+        return linear_probe(train.pooled, train.labels, seen.pooled, seen.labels, seed=self.run.seed)
 
     def draw(self, model: Siamese, path: Path) -> None:
         """The first pictures, as the method shows and paints them."""

@@ -108,6 +108,16 @@ def tags_of(uri: str, run_id: str) -> dict[str, str]:
         return dict(connected(uri).get_run(run_id).data.tags)
 
 
+def children(uri: str, parent: str, tags: Mapping[str, str]) -> list[str]:
+    """Of a run, those with these tags."""
+    wanted = {"mlflow.parentRunId": parent, **tags}
+    which = " and ".join(f"tags.`{name}` = {_quoted(value)}" for name, value in wanted.items())
+    with needed(uri):
+        client = connected(uri)
+        homes = [client.get_run(parent).info.experiment_id]
+        return [run.info.run_id for run in client.search_runs(homes, which)]
+
+
 def add_results(uri: str, run_id: str, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
     """What was found out about a run after its end."""
     with needed(uri):
@@ -116,6 +126,24 @@ def add_results(uri: str, run_id: str, metrics: Mapping[str, float], files: Sequ
             client.log_metric(run_id, name, value)
         for file in files:
             client.log_artifact(run_id, str(file), "pictures")
+
+
+def add_metrics(uri: str, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+    with needed(uri):
+        client = connected(uri)
+        for name, value in metrics.items():
+            client.log_metric(run_id, name, value, step=step)
+
+
+def add_documents(uri: str, run_id: str, documents: Mapping[str, str | Mapping[str, object]]) -> None:
+    """Texts, and what becomes JSON, by the names of their files."""
+    with needed(uri):
+        client = connected(uri)
+        for name, content in documents.items():
+            if isinstance(content, str):
+                client.log_text(run_id, content, name)
+            else:
+                client.log_dict(run_id, dict(content), name)
 
 
 def find_run(uri: str, name_or_id: str) -> KnownRun | None:

@@ -57,9 +57,9 @@ class Logbook:
         self.meters = Meters()
         self.window: list[Row] = []
         self.skipped: set[int] = set()
-        self.rewinds = 0
         self.last: Row = {}
         self._seen: Row = {}
+        self.rewinds = self._seen_at = 0
         self.best: Best | None = None
         self._heeded = Notice.NONE
         self._carried: list[Record] = []
@@ -91,6 +91,7 @@ class Logbook:
             self._carried = snapshot.state["pending"]
             self.best = None if snapshot.state["best"] is None else Best(*snapshot.state["best"])
             self._seen, self.last = snapshot.state["seen"], snapshot.state["last"]
+            self._seen_at = snapshot.state["seen_at"]
             self._saved = done
             stepper.bf16 = snapshot.state["bf16"]
             if snapshot.state["workers"] == self.place.world:
@@ -103,6 +104,8 @@ class Logbook:
             self._save(stepper, 0, at_once=True)
         self.writer.step = done
         self.reporter.progress(done, self.plan.steps, done, {})
+        if self._seen_at and self.place.rank == 0:
+            self.place.see(self._seen_at, self.last)
         if done == 0 and self.run.eval.every_epochs is not None:
             self._look(stepper, 0)
         self._start_watch(done)
@@ -239,6 +242,7 @@ class Logbook:
             "best": self.best,
             "sent": self.reporter.sent(),
             "seen": self._seen,
+            "seen_at": self._seen_at,
             "last": dict(self.last),
             "pieces": stepper.pieces,
             "workers": self.place.world,
@@ -277,13 +281,13 @@ class Logbook:
     def _look(self, stepper: Stepper, done: int) -> None:
         began = time.monotonic()
         with stepper.precision():
-            self._seen = self.onlooker.look(stepper.judged)
-        wrong = alarms(self._seen)
+            self._seen, self._seen_at = self.onlooker.look(stepper.judged), done
         self.last |= self._seen
         if self.place.rank == 0:
-            for words in wrong:
+            for words in (wrong := alarms(self._seen)):
                 logger.warning("step %d: %s", done, words)
             self.reporter.numbers(done, {**self._seen, "collapse/alarms": len(wrong)})
+            self.place.see(done, self.last)
             if self.onlooker.verdict is not None:
                 self.reporter.verdict(self.onlooker.verdict, self.run)
             if self.run.eval.pictures:
@@ -293,5 +297,4 @@ class Logbook:
         self._began += time.monotonic() - began
 
     def _start_watch(self, done: int) -> None:
-        self._began, self._began_at = time.monotonic(), done
-        self._began_waiting = self.loader.waited_seconds
+        self._began, self._began_at, self._began_waiting = time.monotonic(), done, self.loader.waited_seconds

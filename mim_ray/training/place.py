@@ -26,6 +26,10 @@ def nothing(_: Numbers) -> None:
     pass
 
 
+def unseen(step: int, found: Numbers) -> None:
+    pass
+
+
 def no_notice() -> Notice:
     return Notice.NONE
 
@@ -41,6 +45,8 @@ class Place:
     """Asked by every worker together, every few seconds; what one is told, all will know."""
     tell: Callable[[Numbers], None] = nothing
     """Called by every worker: how far it is."""
+    see: Callable[[int, Numbers], None] = unseen
+    """Called by the first worker: what is found of the run at a step whenever it is looked at."""
     is_over: Callable[[], bool] = lambda: False
     """Asked by a worker on its own: whether it is to stop."""
 

@@ -10,7 +10,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from mim_ray.data.place import local_beton
-from mim_ray.ray_train import _place_for_ray
+from mim_ray.ray_train import place_for_ray
 from mim_ray.storage import Folder
 from mim_ray.training.checkpoint import WHOLE
 from mim_ray.training.job import job_of
@@ -71,7 +71,7 @@ def test_a_checkpoint_that_did_not_arrive_whole_is_passed_over(server: str, tmp_
 @pytest.mark.usefixtures("server")
 def test_ray_keeps_its_notes_there_too(tmp_path: Path) -> None:
     job = job_of(job_at(tmp_path, "mae", {"storage": f"{BUCKET}/notes"}).read_bytes())
-    place = _place_for_ray(job)
+    place = place_for_ray(job.folder)
     with place["storage_filesystem"].open_output_stream(f"{place['storage_path']}/note") as file:
         file.write(b"here")
     assert Folder(f"{BUCKET}/notes/run/ray").read("note") == b"here"

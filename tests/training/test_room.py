@@ -5,7 +5,7 @@ import time
 import pytest
 import ray
 
-from mim_ray import ray_room, ray_train
+from mim_ray import ray_room
 from mim_ray.errors import Failure, Mistake
 from mim_ray.methods import resolved
 from mim_ray.ray_room import can_have_more_workers, check_room, cores_of_a_worker, words_of_waiting
@@ -75,7 +75,7 @@ def test_what_a_worker_takes_is_what_the_run_began_with(monkeypatch: pytest.Monk
     run = resolved("mae", {"name": "first", "workers": 2})
     there_are(monkeypatch, {"CPU": 8}, {"CPU": 8})
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 8.0})
-    watch, now = ray_train._Watch(run, ray_room.resources_of_a_worker(run)), [time.monotonic()]
+    watch, now = ray_room.Watch(run, ray_room.resources_of_a_worker(run)), [time.monotonic()]
     there_are(monkeypatch, {"CPU": 8})
     watch.look(1)
     now[0] += 4000
@@ -90,7 +90,7 @@ def test_a_control_store_that_does_not_answer_ends_no_run(monkeypatch: pytest.Mo
 
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    watch = ray_train._Watch(resolved("mae", {"workers": "1:2"}), {"CPU": 1.0})
+    watch = ray_room.Watch(resolved("mae", {"workers": "1:2"}), {"CPU": 1.0})
     monkeypatch.setattr(ray, "nodes", away)
     for now[0] in (100, 4000):
         watch.look(1)
@@ -105,7 +105,7 @@ def test_a_run_whose_nodes_nobody_brings_back_is_given_up(
     run = resolved("mae", {"name": "first", "workers": 2, "cpus_per_worker": 2})
     there_are(monkeypatch, {"CPU": 2})
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 1.0})
-    watch = ray_train._Watch(run, {"CPU": 2.0})
+    watch = ray_room.Watch(run, {"CPU": 2.0})
     for now[0] in range(0, 1800, 30):
         watch.look(7)
     assert 25 <= caplog.text.count("first waits for nodes") <= 30

@@ -1,0 +1,128 @@
+"""What to try next: Optuna, told of everything that is remembered. The door to Optuna's samplers."""
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from mim_ray.scores import is_higher_better
+from mim_ray.search.memory import Record
+from mim_ray.search.plan import Search
+from mim_ray.search.space import Space, grid
+
+FIRST = 10
+"""Trials at random before TPE has enough to learn from; fewer in a short search."""
+
+
+class Adviser:
+    """The same memory and seed give the same advice."""
+
+    def __init__(self, search: Search, space: Space, seed: int) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._search, self._domains, self._seed = search, space.domains, seed
+        self._grid = grid(space, search.points) if search.searcher == "grid" else []
+        self.study = optuna.create_study(directions=directions(search))
+        self._open: dict[int, Trial] = {}
+
+    @property
+    def most(self) -> int:
+        """Trials that make sense."""
+        return min(self._search.trials, len(self._grid)) if self._grid else self._search.trials
+
+    def next(self, number: int) -> dict[str, Any]:
+        """A draw for the trial of this number."""
+        if self._grid:
+            self.study.enqueue_trial(self._grid[number])
+        return dict(self._asked(number).params)
+
+    def again(self, record: Record) -> None:
+        """One that goes on, which Optuna had forgotten."""
+        self.study.enqueue_trial(record.draw)
+        trial = self._asked(record.number)
+        for look in record.looks:
+            self._report(trial, look)
+
+    def see(self, record: Record) -> None:
+        """Its newest look."""
+        if record.number in self._open and record.looks:
+            self._report(self._open[record.number], record.looks[-1])
+
+    def end(self, record: Record) -> None:
+        trial = self._open.pop(record.number, None)
+        if trial is None:
+            self.study.add_trial(frozen(record, self._search, self._domains))
+            return
+        values = values_of(record, self._search)
+        if record.state == "failed" or values is None:
+            self.study.tell(trial, state=TrialState.FAIL)
+        elif record.state == "stopped" and len(values) == 1:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self.study.tell(trial, values)
+
+    def _asked(self, number: int) -> Trial:
+        self.study.sampler = self._sampler(number)
+        trial = self._open[number] = self.study.ask(self._domains)
+        return trial
+
+    def _sampler(self, number: int) -> BaseSampler:
+        """Anew for each trial, so that a search that goes on draws as one that was never stopped."""
+        seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
+        if self._search.searcher != "optuna":
+            return RandomSampler(seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return TPESampler(
+                seed=seed, n_startup_trials=min(FIRST, max(2, self._search.trials // 4)), constant_liar=True
+            )
+
+    def _report(self, trial: Trial, look: dict[str, float]) -> None:
+        """For what is pruned: TPE sorts it by how far it came, and then by its value there."""
+        metric = self._search.metric[0]
+        if len(self._search.metric) == 1 and metric in look:
+            trial.report(look[metric], int(look["look"]))
+
+
+def directions(search: Search) -> list[StudyDirection]:
+    high, low = StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE
+    return [high if is_higher_better(metric) else low for metric in search.metric]
+
+
+def values_of(record: Record, search: Search) -> list[float] | None:
+    """The newest of each metric; None if one is not known."""
+    values = [value for metric in search.metric if (value := record.last(metric)) is not None]
+    return values if len(values) == len(search.metric) and all(map(math.isfinite, values)) else None
+
+
+def frozen(record: Record, search: Search, domains: dict[str, BaseDistribution]) -> FrozenTrial:
+    """A trial that has ended, as Optuna would remember it."""
+    values, metric = values_of(record, search), search.metric[0]
+    pruned = record.state == "stopped" and len(search.metric) == 1 and values is not None
+    reports = {int(look["look"]): look[metric] for look in record.looks if metric in look}
+    if record.state == "failed" or values is None:
+        return optuna.trial.create_trial(state=TrialState.FAIL, params=record.draw, distributions=domains)
+    return optuna.trial.create_trial(
+        state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
+        params=record.draw,
+        distributions=domains,
+        values=None if pruned else values,
+        intermediate_values=reports if len(search.metric) == 1 else {},
+    )
+
+
+def as_study(records: list[Record], search: Search, space: Space) -> optuna.Study:
+    """Of all trials that have a value, wherever they were stopped: for what can be learnt from them together."""
+    study = optuna.create_study(directions=directions(search))
+    for record in records:
+        values = values_of(record, search)
+        if values is not None:
+            study.add_trial(
+                optuna.trial.create_trial(params=record.draw, distributions=space.domains, values=values)
+            )
+    return study

@@ -1,0 +1,99 @@
+"""A search before it begins: does it fit, how long does it take, is what is searched for ever logged?"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from mim_ray.config import changed
+from mim_ray.errors import Mistake
+from mim_ray.launch import begun
+from mim_ray.ray_room import check_room, resources_of_a_worker
+from mim_ray.ray_train import on_ray
+from mim_ray.resume import absolute
+from mim_ray.run import Run
+from mim_ray.search.plan import LOOKS, Plan, Search, imposed
+from mim_ray.search.prospect import check_rehearsal, concurrency, cores, hours, prospect
+from mim_ray.search.rehearsal import Rehearsal, rehearsed
+from mim_ray.search.space import Space, run_of
+from mim_ray.tracking.run import resolved_uri
+from mim_ray.training.job import JOB
+
+REHEARSAL = "rehearsal"
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A search before it begins: what it would be, and what it would take."""
+
+    plan: Plan
+    space: Space
+    prospect: dict[str, Any]
+
+
+def described(asked: Asking) -> str:
+    found, plan, own = asked.prospect, asked.plan, asked.plan.search
+    workers = f"{own.workers_per_trial} worker{'s' * (own.workers_per_trial > 1)} of {found['resources']}"
+    final = f", then {own.finalists} finalists with {own.seeds} seeds" if own.finalists else ""
+    return (
+        f"{plan.name}: {own.trials} trials of {asked.space.name} ({own.searcher}, {own.scheduler}){final}\n"
+        f"  each on {workers}, {plan.concurrent} at a time\n"
+        f"  {found['steps_of_a_trial']} steps of {found['seconds_of_a_step']:.3g} s for a whole trial; about "
+        f"{found['whole_trials']:g} whole trials in all: {found['worker_hours']:.2g} worker hours, "
+        f"{found['hours']:.2g} on the clock"
+    )
+
+
+def facts(asked: Asking) -> dict[str, Any]:
+    own = asked.plan.search
+    return {"trials": own.trials, "concurrent": asked.plan.concurrent, **asked.prospect}
+
+
+def looked_at(own: Search, space: Space, run: Run) -> dict[str, str]:
+    """How often a trial is looked at, so that all of them are at the rungs."""
+    if own.looks is None:
+        return {}
+    if "epochs" in space.domains:
+        raise Mistake(
+            "epochs: trials are compared at the same epochs of the same schedule: expected scheduler=none"
+        )
+    return {LOOKS: repr(run.epochs / own.looks)}
+
+
+def asked_of(
+    own: Search, space: Space, fixed: Mapping[str, str], run: Run, track: bool, address: str | None
+) -> Asking:
+    """With the cluster at hand."""
+    if run.cpus_per_worker is None:
+        fixed = {**fixed, "cpus_per_worker": str(cores(own, run.gpus_per_worker or 0.0))}
+        run = run_of(space, {}, {**fixed, **imposed(own)})
+    needed = resources_of_a_worker(run)
+    check_room(run, needed)
+    concurrent = concurrency(own, needed)
+    uri = resolved_uri(run.tracking.uri) if track else None
+    storage, model = absolute(run.storage), run.tracking.model
+    fixed = {path: text for path, text in fixed.items() if path not in ("storage", "tracking.model", "name")}
+    words = changed(Search(), own) | {"name": own.name}
+    plan = Plan(words, space.name, space.source, fixed, storage, concurrent, uri, None, model)
+    rehearsal = _rehearsed(plan, space, fixed, address)
+    check_rehearsal(own, run, rehearsal)
+    found = prospect(own, space, fixed, run, rehearsal)
+    found["resources"] = ", ".join(f"{amount:g} {name}" for name, amount in needed.items())
+    found["hours"] = hours(found, own, concurrent)
+    return Asking(plan, space, found)
+
+
+def _rehearsed(plan: Plan, space: Space, fixed: Mapping[str, str], address: str | None) -> Rehearsal:
+    """Of the method as its recipe has it, and on the workers that a trial will have."""
+    method, _ = space.sentence({})
+    words = {path: text for path, text in {**fixed, **imposed(plan.search)}.items() if path != "method"}
+    job = begun(method, {**words, "name": REHEARSAL, "storage": plan.folder.url}, False, address)
+    try:
+        job.folder.write(JOB, job.as_json().encode())
+        found = on_ray(job, rehearsed)
+    finally:
+        with suppress(OSError):
+            plan.folder.remove(REHEARSAL)
+    if found.pop("asked") is not None or not found:
+        raise SystemExit(130)
+    return Rehearsal(**found)

@@ -1,0 +1,67 @@
+"""The search's own run in MLflow, the parent of its trials'."""
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from mim_ray.config import flatten
+from mim_ray.errors import Failure
+from mim_ray.search.memory import Memory
+from mim_ray.search.plan import Plan
+from mim_ray.search.results import best_of
+from mim_ray.search.trial import SEARCH_TAG, SPACE_TAG
+from mim_ray.tracking.run import End, add_documents, add_metrics, add_results, create_run, end_run, reopen_run
+
+logger = logging.getLogger("mim_ray")
+
+
+def parent_of(plan: Plan, experiment: str, prospect: Mapping[str, object]) -> str | None:
+    """A new one, with the space and the plan."""
+    uri = plan.uri
+    if uri is None:
+        return None
+    folder = plan.folder
+    words = {f"search.{path}": text for path, text in flatten(plan.search).items()}
+    domains = {f"space.{path}": str(domain) for path, domain in plan.questions().domains.items()}
+    tags = {
+        SEARCH_TAG: plan.name,
+        SPACE_TAG: plan.space,
+        "mim_ray.folder": folder.url if folder.local is None else str(folder.local.absolute()),
+    }
+    run_id = create_run(uri, experiment, plan.name, {**plan.fixed, **words, **domains}, tags)
+    add_documents(uri, run_id, {"space.py": plan.source, "plan.json": prospect})
+    return run_id
+
+
+class Home:
+    """MLflow need not be there while a search goes on: what it was not told is in the folder."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan, self._uri, self._told = plan, plan.uri, -1
+
+    def open(self) -> None:
+        if self._uri is not None and self._plan.run_id is not None:
+            with suppress(Failure):
+                reopen_run(self._uri, self._plan.run_id)
+
+    def tell(self, memory: Memory) -> None:
+        """The best so far, over how many have ended."""
+        ended = sum(not record.is_open for record in memory)
+        best = best_of(memory, self._plan.search)
+        if self._uri is None or self._plan.run_id is None or best is None or ended == self._told:
+            return
+        self._told = ended
+        values = {f"best/{metric}": best.last(metric) for metric in self._plan.search.metric}
+        with suppress(Failure):
+            found = {name: value for name, value in values.items() if value is not None}
+            add_metrics(self._uri, self._plan.run_id, found, ended)
+
+    def close(self, files: list[Path], metrics: Mapping[str, float], status: End) -> None:
+        if self._uri is None or self._plan.run_id is None:
+            return
+        try:
+            add_results(self._uri, self._plan.run_id, metrics, files)
+            end_run(self._uri, self._plan.run_id, status)
+        except Failure as failure:
+            logger.warning("the search is told in its folder only: %s", failure)

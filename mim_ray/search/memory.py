@@ -1,0 +1,97 @@
+"""What is known of each trial, a small file for each: all that a search needs to go on from."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from mim_ray.errors import Failure
+from mim_ray.storage import Folder
+
+TRIALS = "trials"
+State = Literal["waiting", "running", "finished", "stopped", "failed"]
+OPEN = ("waiting", "running")
+Look = dict[str, float]
+"""`look` (which of a trial's looks), `step`, `epoch`, and what was found."""
+
+
+@dataclass
+class Record:
+    number: int
+    draw: dict[str, Any]
+    words: dict[str, str]
+    """The overrides that the draw stands for."""
+    seed: int = 0
+    """Added to the search's."""
+    of: int | None = None
+    """The trial that this one is again, with another seed."""
+    state: State = "waiting"
+    looks: list[Look] = field(default_factory=list)
+    reason: str = ""
+    run_id: str | None = None
+    seconds: float = 0.0
+    """That workers trained it."""
+
+    def name(self, search: str) -> str:
+        return f"{search}-{self.number:03}"
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in OPEN
+
+    @property
+    def epoch(self) -> float:
+        """How far it was looked at."""
+        return self.looks[-1]["epoch"] if self.looks else 0.0
+
+    def last(self, metric: str) -> float | None:
+        """The newest value; None: it was never found after the beginning."""
+        found = [look[metric] for look in self.looks if metric in look and look["step"] > 0]
+        return found[-1] if found else None
+
+    def see(self, look: Look) -> bool:
+        """Whether it is new."""
+        if self.looks and look["step"] <= self.looks[-1]["step"]:
+            return False
+        self.looks.append(look)
+        return True
+
+
+class Memory:
+    """Written by the search's own process alone."""
+
+    def __init__(self, search: Folder) -> None:
+        self._folder = search.below(TRIALS)
+        self.records: dict[int, Record] = {}
+        for name in self._folder.names():
+            if name.endswith(".json"):
+                record = self.read(int(name.removesuffix(".json")))
+                self.records[record.number] = record
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter([self.records[number] for number in sorted(self.records)])
+
+    def read(self, number: int) -> Record:
+        content = self._folder.read(_file(number))
+        try:
+            return Record(**json.loads(content))
+        except (ValueError, TypeError) as error:
+            raise Failure(f"{self._folder.url}/{_file(number)} cannot be read: {error}") from None
+
+    def add(self, draw: Mapping[str, Any], words: dict[str, str], seed: int = 0, of: int | None = None) -> Record:
+        record = Record(len(self.records), dict(draw), words, seed, of)
+        self.keep(record)
+        self.records[record.number] = record
+        return record
+
+    def keep(self, record: Record) -> None:
+        self._folder.write(_file(record.number), json.dumps(asdict(record), indent=1).encode())
+
+
+def _file(number: int) -> str:
+    return f"{number:03}.json"
+
+
+def known(search: Folder, number: int) -> Record:
+    """Of one trial, as whoever trains it needs it."""
+    return Record(**json.loads(search.below(TRIALS).read(_file(number))))

@@ -1,0 +1,102 @@
+"""What a search will take: trials, workers, how many at a time, and hours."""
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+
+from mim_ray.cost import cost
+from mim_ray.errors import Mistake, nearest
+from mim_ray.ray_room import can_grow_to, cores_of_a_worker, grows, workers_that_fit
+from mim_ray.run import Run
+from mim_ray.scores import COST
+from mim_ray.search.plan import Search
+from mim_ray.search.rehearsal import Rehearsal
+from mim_ray.search.space import Space, run_of
+
+DRAWS = 8
+"""Of the space, whose costs stand for all."""
+
+START_SECONDS = 15.0
+"""Until the workers of the first trials train; later trials find them ready."""
+
+
+def concurrency(search: Search, needed: Mapping[str, float]) -> int:
+    """Trials that the cluster can have at a time; refuses more."""
+    each, resources = search.workers_per_trial, dict(needed)
+    now = workers_that_fit(resources) // each
+    if search.concurrent is not None:
+        if search.concurrent <= now or (grows() and can_grow_to(search.concurrent * each, resources)):
+            return search.concurrent
+        asked = ", ".join(f"{amount:g} {name}" for name, amount in needed.items())
+        raise Mistake(
+            f"concurrent={search.concurrent}: {search.concurrent * each} workers with {asked} each are more than "
+            f"the cluster can have: expected at most {max(now, 1)}"
+        )
+    wanted = search.trials
+    while grows() and wanted > now and not can_grow_to(wanted * each, resources):
+        wanted //= 2
+    return max(1, min(search.trials, max(now, wanted if grows() else 0)))
+
+
+def cores(search: Search, gpus: float) -> int:
+    """Of a worker, where nobody says: its share of what all trials have together."""
+    return cores_of_a_worker(search.workers_per_trial * (search.concurrent or 1), gpus)
+
+
+def check_rehearsal(search: Search, run: Run, rehearsal: Rehearsal) -> None:
+    """Refuses what no trial would ever log, and rungs that are closer than steps."""
+    steps = run.epochs * rehearsal.steps_per_epoch
+    if search.looks is not None and search.looks > steps:
+        raise Mistake(
+            f"rungs={search.rungs}: a trial has {steps} steps, and would be looked at {search.looks} times: "
+            "expected fewer, or more epochs="
+        )
+    there = [*rehearsal.metrics, *COST]
+    for metric in search.metric:
+        if metric not in there:
+            raise Mistake(f"metric={metric}: no trial logs it{nearest(metric, there)}")
+
+
+def prospect(
+    search: Search, space: Space, fixed: Mapping[str, str], run: Run, rehearsal: Rehearsal
+) -> dict[str, Any]:
+    """Hours are of workers (a GPU each, where they have one), for the whole search."""
+    dearer = _mean_cost(space, fixed) / cost(run).flops
+    steps = run.epochs * rehearsal.steps_per_epoch
+    looks = search.looks or (0 if run.eval.every_epochs is None else run.epochs / run.eval.every_epochs)
+    whole = steps * rehearsal.step_seconds * dearer + looks * rehearsal.look_seconds
+    trained = search.trials * _share(search) + search.finalists * (search.seeds - 1)
+    busy = trained * whole * search.workers_per_trial
+    return {
+        "steps_of_a_trial": steps,
+        "seconds_of_a_step": round(rehearsal.step_seconds * dearer, 4),
+        "seconds_of_a_look": round(rehearsal.look_seconds, 3),
+        "whole_trials": round(trained, 2),
+        "worker_hours": busy / 3600,
+    }
+
+
+def hours(found: Mapping[str, Any], search: Search, concurrent: int) -> float:
+    """On the clock."""
+    return float(found["worker_hours"]) / (search.workers_per_trial * concurrent) + START_SECONDS / 3600
+
+
+def _share(search: Search) -> float:
+    """Of a whole trial, what the mean one trains: one in `reduction` passes each rung."""
+    if search.scheduler != "asha" or not search.rungs:
+        return 1.0
+    ends = [search.reduction**rung / (search.looks or 1) for rung in range(search.rungs)]
+    passed, share, before = 1.0, 0.0, 0.0
+    for end in [*ends, 1.0]:
+        share += passed * (end - before)
+        passed, before = passed / search.reduction, end
+    return share
+
+
+def _mean_cost(space: Space, fixed: Mapping[str, str]) -> float:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    draws = [study.ask(space.domains).params for _ in range(DRAWS)]
+    return statistics.fmean(cost(run_of(space, space.words(draw), fixed)).flops for draw in draws)

@@ -1,0 +1,219 @@
+"""A question: which settings of a method are searched, and between which bounds. The door to Tune's domains."""
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from ray.tune.search.sample import Categorical, Domain, Float, Integer, LogUniform, Quantized
+
+from mim_ray.errors import Mistake, nearest
+from mim_ray.methods import METHODS, resolved
+from mim_ray.phrases import as_text
+from mim_ray.run import Run
+from mim_ray.spaces import space_files
+
+METHOD = "method"
+"""The path of the method itself."""
+
+DIGITS = 4
+"""Of a number that is drawn, so that it can be typed again."""
+
+MOST_CORNERS = 5000
+Draw = Mapping[str, object]
+"""A value for each name of the space."""
+
+
+class Space(NamedTuple):
+    name: str
+    method: str
+    domains: dict[str, BaseDistribution]
+    """By dotted path; paths that are joined by commas have one value together."""
+    only: dict[str, tuple[str, tuple[str, ...]]]
+    """Paths that exist only where another has one of some values."""
+    goal: str
+    source: str
+
+    def words(self, draw: Draw) -> dict[str, str]:
+        """The overrides of a draw, without what does not exist in it."""
+        found: dict[str, str] = {}
+        for name, value in draw.items():
+            other, values = self.only.get(name, (None, ()))
+            if other is None or as_text(draw[other]) in values:
+                text = f"{value:.{DIGITS}g}" if isinstance(value, float) else as_text(value)
+                found |= {path.strip(): text for path in name.split(",")}
+        return found
+
+    def sentence(self, words: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+        """The method and its overrides, of which a space may choose both."""
+        rest = dict(words)
+        return rest.pop(METHOD, self.method), rest
+
+
+def load(where: str, fixed: Mapping[str, str]) -> Space:
+    """A name of `tune_spaces/` or a file; `fixed`: what is said beside it, on which its bounds may depend."""
+    name, source = _source(where)
+    return of_source(name, source, fixed)
+
+
+def of_source(name: str, source: str, fixed: Mapping[str, str]) -> Space:
+    module = _executed(name, source)
+    method, goal = module.get("METHOD"), module.get("GOAL", "eval/knn_top1")
+    if not isinstance(method, str) or not isinstance(goal, str):
+        raise Mistake(f"space {name}: expected METHOD = a method's name and GOAL = a metric's, both as text")
+    method = fixed.get(METHOD, method)
+    if method not in METHODS:
+        raise Mistake(f"space {name}: no method {method!r}{nearest(method, METHODS)}")
+    asked = module.get("SPACE", module.get("space"))
+    if callable(asked):
+        words = {path: text for path, text in fixed.items() if path != METHOD}
+        asked = _answered(asked, resolved(method, words), name)
+    if not isinstance(asked, dict) or not asked:
+        raise Mistake(f"space {name}: expected SPACE = {{path: domain, …}}, or space(run) that returns it")
+    domains = {_clean(path): _distribution(name, _clean(path), domain) for path, domain in asked.items()}
+    only = {_clean(path): (on, tuple(map(as_text, values))) for path, (on, values) in _only(name, module).items()}
+    if wrong := {other for path, (on, _) in only.items() for other in (path, on)} - domains.keys():
+        raise Mistake(f"space {name}: ONLY speaks of {min(wrong)!r}{nearest(min(wrong), domains)}")
+    space = Space(name, method, domains, only, goal, source)
+    for path in (path for joined in domains for path in joined.split(",")):
+        if path in fixed:
+            raise Mistake(f"{path}={fixed[path]}: is what {name} searches: leave it out, or write a space without")
+    return space
+
+
+def check(space: Space, fixed: Mapping[str, str]) -> None:
+    """Refuses a space with a corner that its method refuses. Nothing is trained."""
+    for draw in corners(space):
+        words = space.words(draw)
+        run_of(space, words, fixed)
+
+
+def run_of(space: Space, words: Mapping[str, str], fixed: Mapping[str, str]) -> Run:
+    """What a trial would be, or why there is none, in words that name the space and what was drawn."""
+    method, drawn = space.sentence(words)
+    rest = {path: text for path, text in fixed.items() if path != METHOD}
+    try:
+        return resolved(method, {**rest, **drawn})
+    except Mistake as mistake:
+        where = " ".join(f"{path}={text}" for path, text in words.items())
+        raise Mistake(f"space {space.name} at {where}: {mistake}") from None
+
+
+def corners(space: Space) -> Iterator[dict[str, object]]:
+    """Every value of what is chosen, with both ends of every range."""
+    sides = {name: _ends(domain) for name, domain in space.domains.items()}
+    count = 1
+    for side in sides.values():
+        count *= len(side)
+    if count > MOST_CORNERS:
+        raise Mistake(f"space {space.name}: has {count} corners: expected at most {MOST_CORNERS}")
+    for values in product(*sides.values()):
+        yield dict(zip(sides, values, strict=True))
+
+
+def grid(space: Space, points: int) -> list[dict[str, object]]:
+    """Every value of what is chosen, with so many points of every range."""
+    sides = [[*_points(domain, points)] for domain in space.domains.values()]
+    return [dict(zip(space.domains, values, strict=True)) for values in product(*sides)]
+
+
+def _source(where: str) -> tuple[str, str]:
+    files = space_files()
+    path = files.get(where, Path(where))
+    if path.suffix != ".py":
+        raise Mistake(f"no space {where!r}{nearest(where, files)}, or a file that ends in .py")
+    try:
+        return path.stem, path.read_text()
+    except OSError as error:
+        raise Mistake(f"space {where}: {error.strerror}{nearest(path.stem, files)}") from None
+
+
+def _executed(name: str, source: str) -> dict[str, Any]:
+    """Of a user's own file: any error is theirs, told in a line."""
+    module: dict[str, Any] = {"__name__": name}
+    try:
+        exec(compile(source, f"{name}.py", "exec"), module)
+    except Exception as error:
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise Mistake(f"space {name}{line}: {type(error).__name__}: {error}") from None
+    return module
+
+
+def _answered(question: Callable[[Run], Any], run: Run, name: str) -> Any:
+    try:
+        return question(run)
+    except Exception as error:
+        raise Mistake(f"space {name}: space(run) raised {type(error).__name__}: {error}") from None
+
+
+def _clean(path: object) -> str:
+    return ",".join(part.strip() for part in str(path).split(","))
+
+
+def _only(name: str, module: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    rules = module.get("ONLY", {})
+    if not isinstance(rules, dict) or not all(
+        isinstance(rule, tuple) and len(rule) == 2 for rule in rules.values()
+    ):
+        raise Mistake(f"space {name}: expected ONLY = {{path: (other path, (values, …)), …}}")
+    return rules
+
+
+def _distribution(name: str, path: str, domain: object) -> BaseDistribution:
+    if isinstance(domain, dict) and domain.keys() == {"grid_search"}:
+        domain = Categorical(domain["grid_search"])
+    if not isinstance(domain, Domain):
+        raise Mistake(f"space {name}: {path}={as_text(domain)}: expected one of ray.tune's, as tune.choice")
+    if isinstance(domain, Categorical):
+        choices = list(dict.fromkeys(map(as_text, domain.categories)))
+        if not choices:
+            raise Mistake(f"space {name}: {path} is empty: expected at least one value in tune.choice")
+        return CategoricalDistribution(choices)
+    if not isinstance(domain, Float | Integer):
+        raise Mistake(f"space {name}: {path}: only tune's choice, uniform, loguniform and randint can be searched")
+    sampler = domain.get_sampler()
+    step = None
+    if isinstance(sampler, Quantized):
+        sampler, step = sampler.get_sampler(), sampler.q
+    logarithmic = isinstance(sampler, LogUniform)
+    last = domain.upper - 1 if isinstance(domain, Integer) and step is None else domain.upper
+    if domain.lower > last or (isinstance(domain, Float) and domain.lower == last):
+        raise Mistake(f"space {name}: {path} is empty: {domain.lower} to {domain.upper}")
+    try:
+        if isinstance(domain, Integer):
+            return IntDistribution(domain.lower, last, log=logarithmic, step=step or 1)
+        return FloatDistribution(domain.lower, last, log=logarithmic, step=step)
+    except ValueError as error:
+        raise Mistake(f"space {name}: {path}: {error}") from None
+
+
+def _ends(domain: BaseDistribution) -> list[object]:
+    if isinstance(domain, CategoricalDistribution):
+        return list(domain.choices)
+    assert isinstance(domain, FloatDistribution | IntDistribution)
+    return list(dict.fromkeys([domain.low, domain.high]))
+
+
+def _points(domain: BaseDistribution, points: int) -> Iterator[object]:
+    if isinstance(domain, CategoricalDistribution):
+        yield from domain.choices
+        return
+    assert isinstance(domain, FloatDistribution | IntDistribution)
+    whole = isinstance(domain, IntDistribution)
+    found = []
+    for number in range(points):
+        share = number / max(points - 1, 1)
+        if domain.log:
+            value = domain.low ** (1 - share) * domain.high**share
+        else:
+            value = domain.low + share * (domain.high - domain.low)
+        if domain.step is not None and not domain.log:
+            value = domain.low + round((value - domain.low) / domain.step) * domain.step
+        found.append(round(value) if whole else value)
+    yield from dict.fromkeys(found)

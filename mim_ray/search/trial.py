@@ -1,0 +1,176 @@
+"""A trial as Tune sees it: a small process on the head that has a run trained by a slot and tells of its looks."""
+
+import logging
+import time
+from contextlib import suppress
+from typing import Any
+
+from ray import tune
+
+from mim_ray.cost import cost
+from mim_ray.errors import Failure, Mistake
+from mim_ray.launch import begun, closed, entered
+from mim_ray.run import Run
+from mim_ray.scores import COST
+from mim_ray.search.memory import Look, Record, known
+from mim_ray.search.plan import Plan, Search, read_plan
+from mim_ray.search.slot import Slot
+from mim_ray.search.study import SCORE, SEARCH, TRIAL, score_of
+from mim_ray.storage import Folder
+from mim_ray.tracking.run import children, end_run, tag_run
+from mim_ray.training.best import steps_between_looks
+from mim_ray.training.job import JOB, Job, job_of
+
+logger = logging.getLogger("mim_ray")
+ANSWER_SECONDS = 2.0
+"""How long Tune waits for a word at most, so that it can stop a trial at any time."""
+
+POLL_SECONDS = 0.1
+SPACE_TAG, SEARCH_TAG, TRIAL_TAG, STATE_TAG = "mim_ray.space", "mim_ray.search", "mim_ray.trial", "mim_ray.state"
+
+
+class Trial(tune.Trainable):  # type: ignore[misc]
+    """With `reuse_actors` one of these has many trials, one after another, and one slot for them all."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._slot: Slot | None = None
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """False: the slot does not answer, and another process is to have the trial."""
+        if not self._left():
+            self._close()
+            return False
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """The next look, the end, or only how far it is."""
+        if self._refusal is not None:
+            return self._row() | {"over": "failed", "reason": self._refusal, "done": True}
+        assert self._slot is not None
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while not self._looks and time.monotonic() < deadline:
+            if self._result is not None:
+                return self._ended(self._result)
+            self._listen(self._slot)
+            time.sleep(POLL_SECONDS)
+        found = {} if not self._looks else self._found(*self._looks.pop(0))
+        return self._row() | found
+
+    def cleanup(self) -> None:
+        self._left()
+        self._close()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        folder = Folder(config[SEARCH])
+        self._plan, self._record = read_plan(folder), known(folder, config[TRIAL])
+        self._search: Search = self._plan.search
+        self._looks: list[tuple[int, dict[str, float]]] = []
+        self._numbers: dict[str, float] = {}
+        self._since = 0.0
+        self._said: list[str] = []
+        self._result: dict[str, Any] | None = None
+        self._refusal: str | None = None
+        self._job: Job | None = None
+        try:
+            self._job = job_of_trial(self._plan, self._record)
+            run = self._job.run
+            self._costs = costs_of(run)
+            if self._slot is None:
+                self._slot = Slot(run, folder)
+            self._slot.begin(self._job, max((int(look["step"]) for look in self._record.looks), default=-1))
+        except (Mistake, Failure) as refusal:
+            self._refusal = str(refusal)
+
+    def _listen(self, slot: Slot) -> None:
+        news = slot.news()
+        self._said += news.said
+        if news.numbers and not self._numbers:
+            self._since = time.monotonic()
+        self._numbers = news.numbers or self._numbers
+        self._looks += news.looks
+        self._result = news.result
+        if news.refusal is not None:
+            self._refusal, self._result = news.refusal, {}
+            self._tag("failed", "FAILED")
+
+    def _ended(self, result: dict[str, Any]) -> dict[str, Any]:
+        """The row of the end; what was found at the last step comes with it."""
+        if self._refusal is not None:
+            return self._row() | {"over": "failed", "reason": self._refusal, "done": True}
+        assert self._job is not None
+        closed(self._job, result)
+        if not result["finished"]:  # someone else stopped it
+            return self._row() | {"done": True}
+        self._tag("finished")
+        return self._row() | self._found(result["steps"], result["metrics"]) | {"over": "finished", "done": True}
+
+    def _found(self, step: int, found: dict[str, float]) -> dict[str, Any]:
+        assert self._job is not None
+        run = self._job.run
+        steps_per_epoch = self._numbers.get("steps", run.epochs) / run.epochs
+        between = steps_between_looks(run, max(1, round(steps_per_epoch))) or max(1, step)
+        look: Look = {"look": step // between, "step": step, "epoch": step / steps_per_epoch, **found}
+        look |= self._costs
+        score = score_of(self._search, look)
+        return {"found": look, "look": look["look"]} | ({} if score is None else {SCORE: score})
+
+    def _row(self) -> dict[str, Any]:
+        said, self._said = self._said, []
+        row: dict[str, Any] = {name: self._numbers[name] for name in ("step", "steps") if name in self._numbers}
+        row["seconds"] = time.monotonic() - self._since if self._numbers else 0.0
+        return {**row, "look": -1, "said": said, "run_id": self._job and self._job.run_id}
+
+    def _left(self) -> bool:
+        """Whether the slot is free: a run that goes on is stopped after a checkpoint."""
+        if self._slot is None or self._refusal is not None or self._result is not None:
+            return self._slot is not None or self._refusal is not None
+        with suppress(Failure):
+            result = self._slot.stop()
+            if result is not None:
+                self._tag("stopped")
+                return True
+        self._tag("stopped", "KILLED")
+        return False
+
+    def _close(self) -> None:
+        if self._slot is not None:
+            with suppress(Failure):
+                self._slot.close()
+            self._slot = None
+
+    def _tag(self, state: str, status: Any = None) -> None:
+        """For MLflow, which need not be there; `status`: where the run itself could not say how it ended."""
+        if self._job is None or self._job.tracking_uri is None or self._job.run_id is None:
+            return
+        with suppress(Failure):
+            tag_run(self._job.tracking_uri, self._job.run_id, {STATE_TAG: state})
+            if status is not None:
+                end_run(self._job.tracking_uri, self._job.run_id, status)
+
+
+def costs_of(run: Run) -> dict[str, float]:
+    """As a metric, what is known before anything is trained."""
+    found = cost(run)
+    return dict(zip(COST, (found.flops / 1e9, float(found.parameters)), strict=True))
+
+
+def job_of_trial(plan: Plan, record: Record) -> Job:
+    """As it was left, or a new one; of a run that MLflow knows and whose folder was not yet made, the same."""
+    method, words = plan.of_trial(record)
+    folder = Folder(words["storage"]).below(words["name"])
+    uri = plan.uri
+    if folder.has(JOB):
+        return entered(job_of(folder.read(JOB))._replace(tracking_uri=uri), {})
+    job = begun(method, words, uri is not None, "auto")._replace(tracking_uri=uri)
+    if uri is None or plan.run_id is None:
+        return entered(job, {})
+    tags = {
+        "mlflow.parentRunId": plan.run_id,
+        SPACE_TAG: plan.space,
+        SEARCH_TAG: plan.name,
+        TRIAL_TAG: str(record.number),
+    }
+    half_made = children(uri, plan.run_id, {TRIAL_TAG: str(record.number)})
+    return entered(job._replace(run_id=half_made[0] if half_made else None), tags)

@@ -1,0 +1,66 @@
+"""The command that searches."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from mim_ray.config import parse
+from mim_ray.errors import Mistake
+from mim_ray.options import Address, Json, Overrides, Track, apart
+from mim_ray.output import print_json, print_table
+
+
+def add_search_command(app: typer.Typer) -> None:
+    app.command("search")(search_command)
+
+
+def search_command(
+    space: Annotated[str | None, typer.Argument(help="As `mim-ray list` names them, or a file.")] = None,
+    overrides: Overrides = None,
+    resume: Annotated[str | None, typer.Option(help="Go on with this search.")] = None,
+    only_plan: Annotated[bool, typer.Option("--plan", help="Say what it would take, and end.")] = False,
+    address: Address = None,
+    track: Track = True,
+    as_json: Json = False,
+) -> None:
+    """Searches a space: trials= concurrent= metric= scheduler= searcher= time_budget= finalists= retrain= …"""
+    from mim_ray.search import search as search_room
+    from mim_ray.search.plan import Search
+
+    def say(words: str) -> None:
+        print(words, file=sys.stderr)
+
+    if resume is not None:
+        words = parse([*([] if space is None else [space]), *(overrides or [])])
+        if wrong := [path for path in words if path not in ("storage", "tracking.uri")]:
+            raise Mistake(f"{wrong[0]}={words[wrong[0]]}: a search goes on as it began: leave it out")
+        result = search_room.resumed(resume, words.get("storage"), words.get("tracking.uri"), address=address)
+    elif space is None or "=" in space:
+        raise Mistake("which space? `mim-ray list` names them; or a file, or --resume NAME")
+    else:
+        own, fixed = apart(Search(), overrides)
+        result = search_room.search(space, own, fixed, address=address, track=track, only_plan=only_plan, say=say)
+    if as_json:
+        print_json(result)
+    elif only_plan:
+        print_table((), list(result.items()))
+    else:
+        _print(result)
+
+
+def _print(result: dict[str, object]) -> None:
+    trials, best = result["trials"], result["best"]
+    assert isinstance(trials, list)
+    assert isinstance(best, dict)
+    heads = list(dict.fromkeys(name for row in trials for name in row))
+    print_table(heads, [[_cell(row.get(name)) for name in heads] for row in trials])
+    words = " ".join(f"{path}={text}" for path, text in best["overrides"].items() if path != "method")
+    spread = "" if best["std"] is None else f" ± {best['std']:.4f} over {best['seeds']} seeds"
+    print(f"best: trial {best['trial']}, {best['value']:.4f}{spread}\nmim-ray train {best['method']} {words}")
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,18 @@
+"""Which learning rate, which warm-up and which batch? For any method: method=simmim.
+
+The rate is that for `optim.per` pictures and grows with the batch by itself, so a flat answer over the batch
+is the rule at work.
+
+Costs: an epoch is an epoch whatever the batch; large ones need the memory. Expect an order of magnitude that
+works, and the highest rate that does not diverge just below the best.
+"""
+
+from ray import tune
+
+METHOD = "mae"
+SPACE = {
+    "optim.blr": tune.loguniform(1e-5, 1e-2),
+    "schedule.warmup_epochs": tune.choice([0, 1, 5, 20]),
+    "batch": tune.choice([128, 256, 512, 1024]),
+}
+GOAL = "eval/knn_top1"
