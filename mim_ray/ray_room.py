@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import ray
-from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray._raylet import GcsClient, PlacementGroupID  # type: ignore[attr-defined]
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.state import list_placement_groups
 
 from mim_ray.errors import Failure, Mistake
 from mim_ray.run import Run
@@ -57,8 +58,8 @@ def cores_of_a_worker(workers: int, gpus: float) -> int:
     return 1
 
 
-def check_room(run: Run, needed: dict[str, float]) -> None:
-    """Refuses what the cluster could never give, for Ray would wait for ever."""
+def check_room(run: Run, needed: dict[str, float], word: str = "workers") -> None:
+    """Refuses what the cluster could never give, for Ray would wait for ever; `word`: what the user calls it."""
     least = run.least_workers
     if run.gpus_per_worker is None and not ray.cluster_resources().get("CPU") and grows():
         logger.warning("no node has come yet, so nothing is known of GPUs: if they will, say gpus_per_worker=1")
@@ -69,8 +70,8 @@ def check_room(run: Run, needed: dict[str, float]) -> None:
     has = ", ".join(f"{there.get(name, 0):g} {name}" for name in needed)
     limit = "now, and cannot grow to that" if grows() else "at most"
     raise Mistake(
-        f"workers={run.workers}: {least} workers need {asked} and the cluster has {has} {limit}: "
-        "lower workers=, cpus_per_worker= or gpus_per_worker="
+        f"{word}={run.workers}: {least} workers need {asked} and the cluster has {has} {limit}: "
+        f"lower {word}=, cpus_per_worker= or gpus_per_worker="
     )
 
 
@@ -140,6 +141,7 @@ class Watch:
         if min(now - self._news_at, now - self._said_at) < ROOM_SECONDS:
             return
         self._said_at = now
+        free_what_the_dead_hold()
         words = _answered(words_of_waiting, self._run, self._needed)
         if words is None:
             return
@@ -163,6 +165,20 @@ def _answered(question: Callable[..., Answer], *of: Any) -> Answer | None:
     except Exception as error:
         logger.debug("the cluster does not answer: %s", error)
         return None
+
+
+def free_what_the_dead_hold() -> None:
+    """Placement groups of jobs that have ended: Ray keeps one for ever that came after its driver was lost."""
+    _answered(_free)
+
+
+def _free() -> None:
+    ended = {job["JobID"] for job in ray._private.state.jobs() if job["IsDead"]}
+    if not ended:
+        return
+    for group in list_placement_groups(detail=True, limit=10_000):
+        if group.creator_job_id in ended and group.state != "REMOVED" and not group.is_detached:
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group.placement_group_id))))
 
 
 def _status() -> Any:

@@ -2,10 +2,11 @@
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import ray
@@ -18,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mim_ray.board import Board
 from mim_ray.errors import Failure, Mistake
 from mim_ray.ray_group import OwnGroup, group
-from mim_ray.ray_room import Watch, check_room, resources_of_a_worker
+from mim_ray.ray_room import Watch, check_room, free_what_the_dead_hold, resources_of_a_worker
 from mim_ray.run import Run
 from mim_ray.storage import Folder
 from mim_ray.training.asked import asking
@@ -224,8 +225,9 @@ class Fit:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[None]:
-    """To the cluster given, that of RAY_ADDRESS, or one of this machine that ends with the run."""
+def connected(address: str | None, *, dashboard: bool = False) -> Iterator[None]:
+    """To the cluster given, that of RAY_ADDRESS, or one of this machine that ends with the run. `dashboard`: for
+    what asks there whether an actor lives, as Ray Train does that looks after what lost drivers leave behind."""
     if ray.is_initialized():
         yield
         return
@@ -235,14 +237,16 @@ def connected(address: str | None) -> Iterator[None]:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         else:
             os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 lets whatever else runs here go first
-            ray.init(address="local", log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+            ray.init(address="local", log_to_driver=False, logging_level="ERROR", include_dashboard=dashboard)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise Failure(
             f"no Ray cluster at {address or 'this machine'} ({reason}): start one, or leave --address out"
         ) from None
+    free_what_the_dead_hold()
     try:
-        yield
+        with redirect_stdout(sys.stderr):  # Ray has threads that print
+            yield
     finally:
         ray.shutdown()
 

@@ -8,9 +8,15 @@ LINEAR = "eval/linear_top1"
 
 LOOKED_AT = ("eval/knn_top1", "eval/knn_top5", "eval/top1", "eval/top5", LINEAR, LOSS)
 
+LOWER = (LOSS, "cost/", "memory/", "speed/data_wait", "collapse/patch_similarity", "collapse/alarms")
+"""How the metrics begin of which less is better, beside the losses that are trained by."""
+
 COST = ("cost/gflops", "cost/parameters")
 """What a step costs for each picture, and how many weights it trains: known before it is begun."""
 
 
 def is_higher_better(metric: str) -> bool:
-    return not metric.startswith(("train/", "cost/")) and metric != LOSS
+    """Of all that a run logs; what is not of these is a share that is right, or says nothing of a model."""
+    if metric.startswith("train/"):
+        return metric.startswith(("train/top1", "train/cosine"))
+    return not metric.startswith(LOWER)

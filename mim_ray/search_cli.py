@@ -32,6 +32,8 @@ def search_command(
         print(words, file=sys.stderr)
 
     if resume is not None:
+        if only_plan or not track:
+            raise Mistake(f"--{'plan' if only_plan else 'no-track'}: a search goes on as it began: leave it out")
         words = parse([*([] if space is None else [space]), *(overrides or [])])
         if wrong := [path for path in words if path not in ("storage", "tracking.uri")]:
             raise Mistake(f"{wrong[0]}={words[wrong[0]]}: a search goes on as it began: leave it out")
@@ -55,9 +57,8 @@ def _print(result: dict[str, object]) -> None:
     assert isinstance(best, dict)
     heads = list(dict.fromkeys(name for row in trials for name in row))
     print_table(heads, [[_cell(row.get(name)) for name in heads] for row in trials])
-    words = " ".join(f"{path}={text}" for path, text in best["overrides"].items() if path != "method")
     spread = "" if best["std"] is None else f" ± {best['std']:.4f} over {best['seeds']} seeds"
-    print(f"best: trial {best['trial']}, {best['value']:.4f}{spread}\nmim-ray train {best['method']} {words}")
+    print(f"best: trial {best['trial']}, {best['value']:.4f}{spread}\n{best['command']}")
 
 
 def _cell(value: object) -> str:

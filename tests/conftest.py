@@ -14,7 +14,14 @@ for stop, heeded in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP
     ):  # of `nohup make test &`, whose programs would not hear what they are sent
         signal.signal(stop, heeded)
 
-LONG = ("test_cluster_runs.py", "test_docs.py", "test_methods.py", "test_world.py", "test_live.py")
+LONG = (
+    "test_cluster_runs.py",
+    "test_searches.py",
+    "test_docs.py",
+    "test_methods.py",
+    "test_world.py",
+    "test_live.py",
+)
 """Files that begin first, in this order, so that none of them is waited for at the end."""
 
 

@@ -59,12 +59,12 @@ class Adviser:
             self.study.add_trial(frozen(record, self._search, self._domains))
             return
         values = values_of(record, self._search)
-        if record.state == "failed" or values is None:
+        state = state_of(record, self._search)
+        if record.state == "failed":  # what it was worth on the way says nothing good of it
             self.study.tell(trial, state=TrialState.FAIL)
-        elif record.state == "stopped" and len(values) == 1:
-            self.study.tell(trial, state=TrialState.PRUNED)
+            self.study.add_trial(frozen(record, self._search, self._domains))
         else:
-            self.study.tell(trial, values)
+            self.study.tell(trial, values if state == TrialState.COMPLETE else None, state=state)
 
     def _asked(self, number: int) -> Trial:
         self.study.sampler = self._sampler(number)
@@ -85,8 +85,8 @@ class Adviser:
     def _report(self, trial: Trial, look: dict[str, float]) -> None:
         """For what is pruned: TPE sorts it by how far it came, and then by its value there."""
         metric = self._search.metric[0]
-        if len(self._search.metric) == 1 and metric in look:
-            trial.report(look[metric], int(look["look"]))
+        if len(self._search.metric) == 1 and math.isfinite(look.get(metric, math.nan)):
+            trial.report(look[metric], int(look["step"]))
 
 
 def directions(search: Search) -> list[StudyDirection]:
@@ -102,18 +102,25 @@ def values_of(record: Record, search: Search) -> list[float] | None:
 
 def frozen(record: Record, search: Search, domains: dict[str, BaseDistribution]) -> FrozenTrial:
     """A trial that has ended, as Optuna would remember it."""
-    values, metric = values_of(record, search), search.metric[0]
-    pruned = record.state == "stopped" and len(search.metric) == 1 and values is not None
-    reports = {int(look["look"]): look[metric] for look in record.looks if metric in look}
-    if record.state == "failed" or values is None:
-        return optuna.trial.create_trial(state=TrialState.FAIL, params=record.draw, distributions=domains)
+    metric, state = search.metric[0], state_of(record, search)
+    finite = (look for look in record.looks if math.isfinite(look.get(metric, math.nan)))
+    reports = {int(look["step"]): look[metric] for look in finite}
     return optuna.trial.create_trial(
-        state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
+        state=state,
         params=record.draw,
         distributions=domains,
-        values=None if pruned else values,
-        intermediate_values=reports if len(search.metric) == 1 else {},
+        values=values_of(record, search) if state == TrialState.COMPLETE else None,
+        intermediate_values=reports if len(search.metric) == 1 and record.state != "failed" else {},
     )
+
+
+def state_of(record: Record, search: Search) -> TrialState:
+    """One that failed by itself, as where a rate is too high, is as bad as can be; a lost one says nothing."""
+    if len(search.metric) == 1 and record.state in ("stopped", "failed"):
+        return TrialState.PRUNED
+    if record.state in ("failed", "lost") or values_of(record, search) is None:
+        return TrialState.FAIL
+    return TrialState.COMPLETE
 
 
 def as_study(records: list[Record], search: Search, space: Space) -> optuna.Study:

@@ -1,5 +1,6 @@
 """A search before it begins: does it fit, how long does it take, is what is searched for ever logged?"""
 
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from typing import Any
 
 from mim_ray.config import changed
 from mim_ray.errors import Mistake
+from mim_ray.judge import check_words
 from mim_ray.launch import begun
 from mim_ray.ray_room import check_room, resources_of_a_worker
 from mim_ray.ray_train import on_ray
@@ -15,10 +17,11 @@ from mim_ray.run import Run
 from mim_ray.search.plan import LOOKS, Plan, Search, imposed
 from mim_ray.search.prospect import check_rehearsal, concurrency, cores, hours, prospect
 from mim_ray.search.rehearsal import Rehearsal, rehearsed
-from mim_ray.search.space import Space, run_of
+from mim_ray.search.space import METHOD, Space, corners, grid, run_of
 from mim_ray.tracking.run import resolved_uri
 from mim_ray.training.job import JOB
 
+logger = logging.getLogger("mim_ray")
 REHEARSAL = "rehearsal"
 
 
@@ -29,6 +32,27 @@ class Asking:
     plan: Plan
     space: Space
     prospect: dict[str, Any]
+
+
+def sized(own: Search, space: Space) -> Search:
+    """A grid has as many trials as points, and is not cut short."""
+    if own.searcher != "grid":
+        return own
+    points = len(grid(space, own.points))
+    if points > own.trials:
+        raise Mistake(f"trials={own.trials}: the grid has {points} points: expected as many, or fewer points=")
+    return own.model_copy(update={"trials": points})
+
+
+def check_end(own: Search, fixed: Mapping[str, str], model: str | None) -> None:
+    """What is done with the best must be possible before anything is searched."""
+    if own.retrain is None:
+        return
+    check_words(own.protocol, {})
+    if "data.val" not in fixed:
+        raise Mistake(f"retrain={own.retrain}: the best is judged by {own.protocol}: expected data.val=")
+    if model is None:
+        logger.warning("the best is trained and judged, and not registered: name it by tracking.model=")
 
 
 def described(asked: Asking) -> str:
@@ -53,11 +77,12 @@ def looked_at(own: Search, space: Space, run: Run) -> dict[str, str]:
     """How often a trial is looked at, so that all of them are at the rungs."""
     if own.looks is None:
         return {}
-    if "epochs" in space.domains:
+    if any("epochs" in joined.split(",") for joined in space.domains):
         raise Mistake(
             "epochs: trials are compared at the same epochs of the same schedule: expected scheduler=none"
         )
-    return {LOOKS: repr(run.epochs / own.looks)}
+    found = {LOOKS: repr(run.epochs / own.looks)}
+    return found | ({"epochs": str(run.epochs)} if METHOD in space.domains else {})
 
 
 def asked_of(
@@ -65,10 +90,10 @@ def asked_of(
 ) -> Asking:
     """With the cluster at hand."""
     if run.cpus_per_worker is None:
-        fixed = {**fixed, "cpus_per_worker": str(cores(own, run.gpus_per_worker or 0.0))}
+        fixed = {**fixed, "cpus_per_worker": str(cores(own, resources_of_a_worker(run).get("GPU", 0.0)))}
         run = run_of(space, {}, {**fixed, **imposed(own)})
     needed = resources_of_a_worker(run)
-    check_room(run, needed)
+    check_room(run, needed, word="workers_per_trial")
     concurrent = concurrency(own, needed)
     uri = resolved_uri(run.tracking.uri) if track else None
     storage, model = absolute(run.storage), run.tracking.model
@@ -76,7 +101,8 @@ def asked_of(
     words = changed(Search(), own) | {"name": own.name}
     plan = Plan(words, space.name, space.source, fixed, storage, concurrent, uri, None, model)
     rehearsal = _rehearsed(plan, space, fixed, address)
-    check_rehearsal(own, run, rehearsal)
+    batches = {run_of(space, space.words(draw), fixed).batch for draw in corners(space)}
+    check_rehearsal(own, run, batches, rehearsal)
     found = prospect(own, space, fixed, run, rehearsal)
     found["resources"] = ", ".join(f"{amount:g} {name}" for name, amount in needed.items())
     found["hours"] = hours(found, own, concurrent)

@@ -10,23 +10,47 @@ from mim_ray.errors import Failure
 from mim_ray.search.memory import Memory
 from mim_ray.search.plan import Plan
 from mim_ray.search.results import best_of
-from mim_ray.search.trial import SEARCH_TAG, SPACE_TAG
-from mim_ray.tracking.run import End, add_documents, add_metrics, add_results, create_run, end_run, reopen_run
+from mim_ray.search.trial import SEARCH_TAG, SPACE_TAG, STATE_TAG
+from mim_ray.tracking.run import (
+    End,
+    add_documents,
+    add_metrics,
+    add_results,
+    create_run,
+    end_run,
+    reopen_run,
+    running_children,
+    tag_run,
+    tagged,
+)
 
 logger = logging.getLogger("mim_ray")
+HOME_TAG = "mim_ray.is_search"
 
 
-def parent_of(plan: Plan, experiment: str, prospect: Mapping[str, object]) -> str | None:
-    """A new one, with the space and the plan."""
+STATUS: dict[str, End] = {"finished": "FINISHED", "failed": "FAILED", "lost": "FAILED"}
+"""Of a trial's run; of all others KILLED."""
+
+
+def with_home(plan: Plan, experiment: str, prospect: Mapping[str, object]) -> Plan:
+    """The plan that knows its run in MLflow: a new one with space and plan, unless it has one."""
     uri = plan.uri
-    if uri is None:
-        return None
+    if uri is None or plan.run_id is not None:
+        return plan
+    half_made = tagged(uri, experiment, {SEARCH_TAG: plan.name, HOME_TAG: "true"})
+    plan = plan._replace(run_id=half_made[0] if half_made else _new_home(plan, uri, experiment, prospect))
+    plan.write()
+    return plan
+
+
+def _new_home(plan: Plan, uri: str, experiment: str, prospect: Mapping[str, object]) -> str:
     folder = plan.folder
     words = {f"search.{path}": text for path, text in flatten(plan.search).items()}
     domains = {f"space.{path}": str(domain) for path, domain in plan.questions().domains.items()}
     tags = {
         SEARCH_TAG: plan.name,
         SPACE_TAG: plan.space,
+        HOME_TAG: "true",
         "mim_ray.folder": folder.url if folder.local is None else str(folder.local.absolute()),
     }
     run_id = create_run(uri, experiment, plan.name, {**plan.fixed, **words, **domains}, tags)
@@ -40,10 +64,11 @@ class Home:
     def __init__(self, plan: Plan) -> None:
         self._plan, self._uri, self._told = plan, plan.uri, -1
 
-    def open(self) -> None:
+    def open(self, memory: Memory) -> None:
         if self._uri is not None and self._plan.run_id is not None:
             with suppress(Failure):
                 reopen_run(self._uri, self._plan.run_id)
+                self._end_trials(self._uri, memory)
 
     def tell(self, memory: Memory) -> None:
         """The best so far, over how many have ended."""
@@ -57,11 +82,22 @@ class Home:
             found = {name: value for name, value in values.items() if value is not None}
             add_metrics(self._uri, self._plan.run_id, found, ended)
 
-    def close(self, files: list[Path], metrics: Mapping[str, float], status: End) -> None:
+    def close(self, files: list[Path], metrics: Mapping[str, float], status: End, memory: Memory) -> None:
         if self._uri is None or self._plan.run_id is None:
             return
         try:
+            self._end_trials(self._uri, memory)
             add_results(self._uri, self._plan.run_id, metrics, files)
             end_run(self._uri, self._plan.run_id, status)
         except Failure as failure:
             logger.warning("the search is told in its folder only: %s", failure)
+
+    def _end_trials(self, uri: str, memory: Memory) -> None:
+        """Runs that say RUNNING though nobody trains them: of whoever was lost before saying how they ended."""
+        assert self._plan.run_id is not None
+        by_id = {record.run_id: record for record in memory}
+        for run_id in running_children(uri, self._plan.run_id):
+            record = by_id.get(run_id)
+            state = "interrupted" if record is None or record.is_open else record.state
+            tag_run(uri, run_id, {STATE_TAG: state})
+            end_run(uri, run_id, STATUS.get(state, "KILLED"))

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from mim_ray.search.memory import Memory, Record
 from mim_ray.search.plan import Search
-from mim_ray.search.results import best_of
+from mim_ray.search.results import best_of, ranked
 
 SHOWN = 24
 """Rows of the table: those that run, then the best."""
@@ -65,7 +65,8 @@ class Live:
         table = Table(
             "trial", *short, "epoch", *metrics, "rung", "state", box=None, title=title, title_justify="left"
         )
-        records = sorted(self._memory, key=lambda one: (not one.is_open, -(self._value(one) or -1e30), one.number))
+        ended = ranked((record for record in self._memory if not record.is_open), self._search)
+        records = [*(record for record in self._memory if record.is_open), *ended]
         for record in records[:SHOWN]:
             table.add_row(
                 str(record.number),
@@ -89,9 +90,6 @@ class Live:
     def _state(self, record: Record) -> str:
         seed = "" if record.of is None else f" (trial {record.of} with another seed)"
         return record.state + seed
-
-    def _value(self, record: Record) -> float | None:
-        return record.last(self._search.metric[0])
 
     def _left(self) -> str:
         """From how long those took that ended since the search began or went on."""

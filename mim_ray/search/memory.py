@@ -1,6 +1,8 @@
 """What is known of each trial, a small file for each: all that a search needs to go on from."""
 
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -9,7 +11,7 @@ from mim_ray.errors import Failure
 from mim_ray.storage import Folder
 
 TRIALS = "trials"
-State = Literal["waiting", "running", "finished", "stopped", "failed"]
+State = Literal["waiting", "running", "finished", "stopped", "failed", "lost"]
 OPEN = ("waiting", "running")
 Look = dict[str, float]
 """`look` (which of a trial's looks), `step`, `epoch`, and what was found."""
@@ -46,7 +48,9 @@ class Record:
 
     def last(self, metric: str) -> float | None:
         """The newest value; None: it was never found after the beginning."""
-        found = [look[metric] for look in self.looks if metric in look and look["step"] > 0]
+        found = [
+            look[metric] for look in self.looks if look["step"] > 0 and math.isfinite(look.get(metric, math.nan))
+        ]
         return found[-1] if found else None
 
     def see(self, look: Look) -> bool:
@@ -64,22 +68,15 @@ class Memory:
         self._folder = search.below(TRIALS)
         self.records: dict[int, Record] = {}
         for name in self._folder.names():
-            if name.endswith(".json"):
-                record = self.read(int(name.removesuffix(".json")))
+            if re.fullmatch(r"\d+\.json", name):
+                record = known(search, int(name.removesuffix(".json")))
                 self.records[record.number] = record
 
     def __iter__(self) -> Iterator[Record]:
         return iter([self.records[number] for number in sorted(self.records)])
 
-    def read(self, number: int) -> Record:
-        content = self._folder.read(_file(number))
-        try:
-            return Record(**json.loads(content))
-        except (ValueError, TypeError) as error:
-            raise Failure(f"{self._folder.url}/{_file(number)} cannot be read: {error}") from None
-
     def add(self, draw: Mapping[str, Any], words: dict[str, str], seed: int = 0, of: int | None = None) -> Record:
-        record = Record(len(self.records), dict(draw), words, seed, of)
+        record = Record(max(self.records, default=-1) + 1, dict(draw), words, seed, of)
         self.keep(record)
         self.records[record.number] = record
         return record
@@ -93,5 +90,9 @@ def _file(number: int) -> str:
 
 
 def known(search: Folder, number: int) -> Record:
-    """Of one trial, as whoever trains it needs it."""
-    return Record(**json.loads(search.below(TRIALS).read(_file(number))))
+    """Of one trial."""
+    folder = search.below(TRIALS)
+    try:
+        return Record(**json.loads(folder.read(_file(number))))
+    except (ValueError, TypeError) as error:
+        raise Failure(f"{folder.url}/{_file(number)} cannot be read: {error}") from None

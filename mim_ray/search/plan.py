@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from mim_ray.config import Spec, resolve
-from mim_ray.errors import Mistake, without_secrets
+from mim_ray.errors import Failure, Mistake, without_secrets
 from mim_ray.scores import LINEAR, LOOKED_AT
 from mim_ray.search.memory import Record
 from mim_ray.search.space import Space, of_source
@@ -70,14 +70,16 @@ class Search(Spec):
     @field_validator("time_budget")
     @classmethod
     def _budget_is_a_time(cls, text: str | None) -> str | None:
-        if text is not None and not re.fullmatch(r"\d+(\.\d+)?[smh]", text):
+        if text is not None and (not re.fullmatch(r"\d+(\.\d+)?[smh]", text) or not float(text[:-1])):
             raise ValueError("expected a time, such as 90m or 8h")
         return text
 
     @model_validator(mode="after")
     def _one_is_judged(self) -> "Search":
-        if len(self.metric) > 1 and self.searcher == "optuna" and self.scheduler == "median":
-            raise ValueError("scheduler=median: compares one metric: expected asha or none")
+        if len(self.metric) > 1 and self.scheduler != "none":
+            raise ValueError(
+                f"scheduler={self.scheduler}: compares one metric, not {len(self.metric)}: expected none"
+            )
         return self
 
     @property
@@ -141,8 +143,12 @@ class Plan(NamedTuple):
 
 
 def read_plan(folder: Folder) -> Plan:
-    values: dict[str, Any] = json.loads(folder.read(PLAN))
-    return Plan(**values)
+    """It goes on where it lies, though it may have begun in another place."""
+    try:
+        values: dict[str, Any] = json.loads(folder.read(PLAN))
+        return Plan(**values)._replace(storage=folder.url.rpartition("/")[0])
+    except (ValueError, TypeError) as error:
+        raise Failure(f"{folder.url}/{PLAN} cannot be read: {error}") from None
 
 
 def imposed(search: Search) -> dict[str, str]:

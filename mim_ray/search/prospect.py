@@ -1,10 +1,11 @@
 """What a search will take: trials, workers, how many at a time, and hours."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import optuna
+import ray
 
 from mim_ray.cost import cost
 from mim_ray.errors import Mistake, nearest
@@ -41,13 +42,15 @@ def concurrency(search: Search, needed: Mapping[str, float]) -> int:
 
 
 def cores(search: Search, gpus: float) -> int:
-    """Of a worker, where nobody says: its share of what all trials have together."""
-    return cores_of_a_worker(search.workers_per_trial * (search.concurrent or 1), gpus)
+    """Of a worker, where nobody says: its share of what all trials have together, as many as have GPUs."""
+    each, there = search.workers_per_trial, ray.cluster_resources().get("GPU", 0.0)
+    together = min(search.trials, int(there // (gpus * each))) if gpus else 1
+    return cores_of_a_worker(each * (search.concurrent or max(1, together)), gpus)
 
 
-def check_rehearsal(search: Search, run: Run, rehearsal: Rehearsal) -> None:
-    """Refuses what no trial would ever log, and rungs that are closer than steps."""
-    steps = run.epochs * rehearsal.steps_per_epoch
+def check_rehearsal(search: Search, run: Run, batches: Iterable[int], rehearsal: Rehearsal) -> None:
+    """Refuses what no trial would ever log, and rungs closer than steps; `batches`: those of the space."""
+    steps = run.epochs * rehearsal.steps_per_epoch * run.batch // max(batches)
     if search.looks is not None and search.looks > steps:
         raise Mistake(
             f"rungs={search.rungs}: a trial has {steps} steps, and would be looked at {search.looks} times: "
@@ -68,6 +71,7 @@ def prospect(
     looks = search.looks or (0 if run.eval.every_epochs is None else run.epochs / run.eval.every_epochs)
     whole = steps * rehearsal.step_seconds * dearer + looks * rehearsal.look_seconds
     trained = search.trials * _share(search) + search.finalists * (search.seeds - 1)
+    trained += (search.retrain or 0) / run.epochs
     busy = trained * whole * search.workers_per_trial
     return {
         "steps_of_a_trial": steps,

@@ -12,6 +12,11 @@ from mim_ray.training.step import Stepper
 from mim_ray.training.worker import loader_for
 
 WARM, TIMED = 1, 2
+ALWAYS = (
+    "train/lr", "train/gradient_norm", "train/epoch", "speed/images_per_second", "speed/data_wait",
+    "memory/gigabytes",
+)  # fmt: skip
+"""Logged of every run."""
 
 
 class Rehearsal(NamedTuple):
@@ -34,7 +39,7 @@ def rehearsed(job: Job, place: Place) -> dict[str, Any]:
     for batch in batches:
         measured = stepper(batch)
         float(measured.loss.detach())
-        names = ["train/loss", *(f"train/{name}" for name in measured.parts), "train/lr", "train/gradient_norm"]
+        names = ["train/loss", *(f"train/{name}" for name in measured.parts), *ALWAYS]
         seconds.append(time.perf_counter() - began)
         began = time.perf_counter()
     began = time.perf_counter()

@@ -16,7 +16,9 @@ def ranked(records: Iterable[Record], search: Search) -> list[Record]:
     """Those that came furthest first, of them the best first: values at different epochs say little."""
     first = search.metric[0]
     sign = 1 if is_higher_better(first) else -1
-    valued = [record for record in records if record.last(first) is not None and record.state != "failed"]
+    valued = [
+        record for record in records if record.last(first) is not None and record.state not in ("failed", "lost")
+    ]
     return sorted(valued, key=lambda one: (one.epoch, sign * (one.last(first) or 0.0)), reverse=True)
 
 

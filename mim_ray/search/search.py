@@ -1,7 +1,9 @@
 """`mim-ray search`: a question put to a cluster, remembered so that it can be gone on with, and answered."""
 
+import json
 import logging
 import secrets
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -10,26 +12,29 @@ from typing import Any
 
 from mim_ray.errors import Failure, Mistake
 from mim_ray.methods import resolved
+from mim_ray.ray_room import check_room, resources_of_a_worker
 from mim_ray.ray_train import connected
 from mim_ray.resume import absolute, refuse_secrets
 from mim_ray.run import Run
 from mim_ray.search import report
 from mim_ray.search.advice import Adviser
-from mim_ray.search.asking import asked_of, described, facts, looked_at
+from mim_ray.search.asking import REHEARSAL, asked_of, check_end, described, facts, looked_at, sized
 from mim_ray.search.finale import retrained
-from mim_ray.search.home import Home, parent_of
+from mim_ray.search.home import Home, with_home
 from mim_ray.search.live import Live
-from mim_ray.search.memory import Memory
+from mim_ray.search.memory import Memory, Record
 from mim_ray.search.plan import PLAN, Plan, Search, imposed, read_plan, refuse_words_of_a_search
+from mim_ray.search.prospect import concurrency
 from mim_ray.search.results import best_of, front, ranked, rows, seeds_of, spread
 from mim_ray.search.space import check, load, run_of
 from mim_ray.search.study import Study, scheduler_for
 from mim_ray.search.tuning import tuned
-from mim_ray.storage import Folder
+from mim_ray.storage import LOCK, Folder
 from mim_ray.tracking.run import End, find_run, resolved_uri
 from mim_ray.training.asked import Asked, asking
 
 logger = logging.getLogger("mim_ray")
+ANSWER = "answer.json"
 Say = Callable[[str], None]
 
 
@@ -48,23 +53,26 @@ def search(
     refuse_secrets(fixed)
     fixed = {path: absolute(text) if path in ("data.train", "data.val") else text for path, text in fixed.items()}
     space = load(where, fixed)
+    own = sized(own, space)
     name = own.name or f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     own = own.model_copy(update={"name": name, "metric": own.metric or (space.goal,)})
     run = run_of(space, {}, fixed | imposed(own))
     fixed = fixed | looked_at(own, space, run)
     check(space, fixed | imposed(own))
+    check_end(own, fixed, run.tracking.model)
     folder = Folder(absolute(run.storage)).below(name)
-    if folder.names():
-        raise Mistake(f"name={name}: {folder.url} is there: go on with mim-ray search --resume {name}, or rename")
-    with connected(address), folder.held(f"{name} is being searched by another process"):
+    if folder.has(PLAN):
+        raise Mistake(f"name={name}: {folder.url} has it: go on with mim-ray search --resume {name}, or rename")
+    if others := set(folder.names()) - {LOCK, REHEARSAL}:
+        raise Mistake(f"name={name}: {folder.url} holds {min(others)}, which is no search's: rename")
+    with connected(address, dashboard=True), folder.held(f"{name} is being searched by another process"):
         try:
             asked = asked_of(own, space, fixed, run, track, address)
             say(described(asked))
             if only_plan:
                 return {"name": name, "run_id": None, **facts(asked)}
-            run_id = parent_of(asked.plan, run.tracking.experiment, facts(asked))
-            plan = asked.plan._replace(run_id=run_id)
-            plan.write()
+            asked.plan.write()
+            plan = with_home(asked.plan, run.tracking.experiment, facts(asked))
         finally:
             if not folder.has(PLAN):
                 with suppress(OSError, FileNotFoundError):
@@ -75,9 +83,17 @@ def search(
 def resumed(name: str, storage: str | None, uri: str | None, *, address: str | None) -> dict[str, Any]:
     """On with what was begun, wherever its folder is."""
     folder = _folder_of(name, Folder(absolute(storage or Run().storage)), resolved_uri(uri))
-    with connected(address), folder.held(f"{name} is being searched by another process"):
+    with connected(address, dashboard=True), folder.held(f"{name} is being searched by another process"):
         plan = read_plan(folder)
-        return _searched(plan._replace(storage=folder.url.rpartition("/")[0]))
+        if uri is not None:
+            plan = plan._replace(tracking_uri=resolved_uri(uri))
+        run = resolved(*plan.of_trial(Record(0, {}, {})))
+        needed = resources_of_a_worker(run)
+        check_room(run, needed, word="workers_per_trial")
+        with suppress(Mistake):
+            plan = plan._replace(concurrent=concurrency(plan.search, needed))
+        plan = with_home(plan, run.tracking.experiment, {})
+        return _searched(plan)
 
 
 def _folder_of(name: str, storage: Folder, uri: str) -> Folder:
@@ -96,7 +112,11 @@ def _searched(plan: Plan) -> dict[str, Any]:
     own, space, memory, home = plan.search, plan.questions(), Memory(plan.folder), Home(plan)
     seed = int(plan.fixed.get("seed", 0))
     deadline = None if own.seconds is None else time.monotonic() + own.seconds
-    home.open()
+    home.open(memory)
+    if (answer := _known_answer(plan)) is not None and not any(record.is_open for record in memory):
+        home.close([], {}, "FINISHED", memory)
+        return answer
+    _reopen_the_lost(memory)
     status: End = "FAILED"
     files: list[Path] = []
     busy = {}
@@ -105,7 +125,8 @@ def _searched(plan: Plan) -> dict[str, Any]:
         with asking() as asked:
             adviser = Adviser(own, space, seed)
             _run(plan, Study(plan, space, memory, adviser), memory, home, asked, deadline, judging=True)
-            if not _interrupted(memory, asked):
+            is_answered = not asked and Study(plan, space, memory, Adviser(own, space, seed)).is_done
+            if is_answered:
                 _name_finalists(own, memory)
                 _run(plan, Study(plan, space, memory, None), memory, home, asked, deadline, judging=False)
             busy = {"search/busy_share": _busy_share(plan, memory, before, began)}
@@ -116,14 +137,22 @@ def _searched(plan: Plan) -> dict[str, Any]:
                 logger.info("stopped: go on with mim-ray search --resume %s", plan.name)
                 raise SystemExit(128 + int(asked.by or 0))
             result = _answer(plan, memory) | {"busy_share": round(busy["search/busy_share"], 3)}
-            if own.retrain is not None and not _interrupted(memory, asked):
+            if not is_answered or any(record.is_open for record in memory):
+                logger.warning("the time is up: go on with mim-ray search --resume %s", plan.name)
+                status = "KILLED"
+                return result
+            if own.retrain is not None:
                 result["retrained"] = retrained(plan, result["best"]["overrides"])
+            plan.folder.write(ANSWER, json.dumps(result).encode())
             status = "FINISHED"
             return result
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
     finally:
         best = best_of(memory, own)
         metrics = {} if best is None else {metric: best.last(metric) or 0.0 for metric in own.metric}
-        home.close(files, metrics | busy, status)
+        home.close(files, metrics | busy, status, memory)
 
 
 def _busy_share(plan: Plan, memory: Memory, before: float, began: float) -> float:
@@ -157,18 +186,27 @@ def _run(
         )
 
 
-def _interrupted(memory: Memory, asked: Asked) -> bool:
-    return bool(asked) or any(record.is_open for record in memory)
+def _known_answer(plan: Plan) -> dict[str, Any] | None:
+    """Of a search that was brought to its end."""
+    return dict(json.loads(plan.folder.read(ANSWER))) if plan.folder.has(ANSWER) else None
+
+
+def _reopen_the_lost(memory: Memory) -> None:
+    """Trials whose processes were lost, or that could not even begin: another sitting may have more luck."""
+    for record in memory:
+        if record.state == "lost" or (record.state == "failed" and not record.looks):
+            record.state = "waiting"
+            memory.keep(record)
 
 
 def _name_finalists(own: Search, memory: Memory) -> None:
     """Those that came to the end and are best there, with further seeds; named once."""
-    if any(record.of is not None for record in memory):
-        return
-    ended = [record for record in ranked(memory, own) if record.state == "finished"]
+    ended = [record for record in ranked(memory, own) if record.state == "finished" and record.of is None]
+    there = {(record.of, record.seed) for record in memory}
     for record in ended[: own.finalists]:
         for seed in range(1, own.seeds):
-            memory.add(record.draw, record.words, seed=seed, of=record.number)
+            if (record.number, seed) not in there:
+                memory.add(record.draw, record.words, seed=seed, of=record.number)
 
 
 def _refuse_the_fruitless(memory: Memory) -> None:
@@ -184,11 +222,12 @@ def _answer(plan: Plan, memory: Memory) -> dict[str, Any]:
     if best is None:
         raise Failure(f"{plan.name}: no trial has a value of {own.metric[0]} yet: give it more time with --resume")
     mean, deviation = spread(best, memory, own.metric[0])
-    method, _ = plan.questions().sentence(best.words)
+    method, words = plan.of_trial(best)
     result["best"] = {
         "trial": best.number,
         "method": method,
         "overrides": dict(best.words),
+        "command": shlex.join(["mim-ray", "train", method, *_told(words)]),
         "value": mean,
         "std": deviation,
         "seeds": 1 + len(seeds_of(best, memory)),
@@ -197,6 +236,11 @@ def _answer(plan: Plan, memory: Memory) -> dict[str, Any]:
     if len(own.metric) > 1:
         result["front"] = [record.number for record in front(memory, own)]
     return result
+
+
+def _told(words: Mapping[str, str]) -> list[str]:
+    """What a trial was given, but for its name and place."""
+    return [f"{path}={text}" for path, text in words.items() if path not in ("name", "storage")]
 
 
 def _aside(plan: Plan) -> Path:

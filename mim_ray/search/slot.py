@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import ray
 import ray.train
+import ray.train.collective
 import torch
 
 from mim_ray.board import Board
@@ -64,7 +65,7 @@ class Slot:
             raise Failure("the workers of a trial have left")
         result = ray.get(self._desk.result.remote(self._number))
         said, numbers, heard, _ = ray.get(self._board.news.remote())
-        looks = ray.get(self._board.seen.remote(self._step))
+        looks = ray.get(self._board.seen.remote(self._step)) if numbers else []
         refusal = ray.get(self._board.refusal.remote())
         self._watch.look(heard)
         if looks:
@@ -98,6 +99,8 @@ def _serve(config: dict[str, Any]) -> dict[str, Any]:
     number = ray.get(desk.finished.remote())
     while (turn := _next(desk, number)).boards:
         number = turn.number
+        if ray.train.collective.broadcast_from_rank_zero(number) != number:
+            raise RuntimeError("the workers were not handed the same run")  # Ray begins them anew
         result = worked(turn.boards[0], config["task"])
         if is_first and result:
             ray.get(desk.finish.remote(number, result))

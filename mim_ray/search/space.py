@@ -1,5 +1,6 @@
 """A question: which settings of a method are searched, and between which bounds. The door to Tune's domains."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
@@ -25,6 +26,12 @@ METHOD = "method"
 DIGITS = 4
 """Of a number that is drawn, so that it can be typed again."""
 
+NEVER = (
+    "name", "storage", "seed", "steps", "workers", "cpus_per_worker", "gpus_per_worker", "resources", "start",
+    "eval.", "tracking.", "checkpoint.", "data.train", "data.val", "data.stage",
+)  # fmt: skip
+"""What all trials share, or they could not be compared, or not take turns on the same workers."""
+
 MOST_CORNERS = 5000
 Draw = Mapping[str, object]
 """A value for each name of the space."""
@@ -44,11 +51,15 @@ class Space(NamedTuple):
         """The overrides of a draw, without what does not exist in it."""
         found: dict[str, str] = {}
         for name, value in draw.items():
-            other, values = self.only.get(name, (None, ()))
-            if other is None or as_text(draw[other]) in values:
-                text = f"{value:.{DIGITS}g}" if isinstance(value, float) else as_text(value)
-                found |= {path.strip(): text for path in name.split(",")}
+            if self._exists(name, draw):
+                found |= dict.fromkeys(name.split(","), _typed(value, self.domains[name]))
         return found
+
+    def _exists(self, name: str, draw: Draw) -> bool:
+        if name not in self.only:
+            return True
+        other, values = self.only[name]
+        return as_text(draw[other]) in values and self._exists(other, draw)
 
     def sentence(self, words: Mapping[str, str]) -> tuple[str, dict[str, str]]:
         """The method and its overrides, of which a space may choose both."""
@@ -77,21 +88,31 @@ def of_source(name: str, source: str, fixed: Mapping[str, str]) -> Space:
     if not isinstance(asked, dict) or not asked:
         raise Mistake(f"space {name}: expected SPACE = {{path: domain, …}}, or space(run) that returns it")
     domains = {_clean(path): _distribution(name, _clean(path), domain) for path, domain in asked.items()}
-    only = {_clean(path): (on, tuple(map(as_text, values))) for path, (on, values) in _only(name, module).items()}
+    only = _only(name, module)
     if wrong := {other for path, (on, _) in only.items() for other in (path, on)} - domains.keys():
         raise Mistake(f"space {name}: ONLY speaks of {min(wrong)!r}{nearest(min(wrong), domains)}")
+    for path in only:
+        seen = [path]
+        while seen[-1] in only and len(set(seen)) == len(seen):
+            seen.append(only[seen[-1]][0])
+        if len(set(seen)) < len(seen):
+            raise Mistake(f"space {name}: ONLY goes in a circle: {' on '.join(seen)}")
     space = Space(name, method, domains, only, goal, source)
-    for path in (path for joined in domains for path in joined.split(",")):
+    paths = [path for joined in domains for path in joined.split(",")]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise Mistake(f"space {name}: {path} is there twice: expected one domain for it")
+        if any(path == never or (path.startswith(never) and never.endswith(".")) for never in NEVER):
+            raise Mistake(f"space {name}: {path}: is the same for every trial of a search: leave it out")
         if path in fixed:
             raise Mistake(f"{path}={fixed[path]}: is what {name} searches: leave it out, or write a space without")
     return space
 
 
 def check(space: Space, fixed: Mapping[str, str]) -> None:
-    """Refuses a space with a corner that its method refuses. Nothing is trained."""
-    for draw in corners(space):
-        words = space.words(draw)
-        run_of(space, words, fixed)
+    """Refuses a space with a corner, or an inside, that its method refuses. Nothing is trained."""
+    for draw in [*corners(space), {name: _inside(domain) for name, domain in space.domains.items()}]:
+        run_of(space, space.words(draw), fixed)
 
 
 def run_of(space: Space, words: Mapping[str, str], fixed: Mapping[str, str]) -> Run:
@@ -120,7 +141,11 @@ def corners(space: Space) -> Iterator[dict[str, object]]:
 def grid(space: Space, points: int) -> list[dict[str, object]]:
     """Every value of what is chosen, with so many points of every range."""
     sides = [[*_points(domain, points)] for domain in space.domains.values()]
-    return [dict(zip(space.domains, values, strict=True)) for values in product(*sides)]
+    draws = (dict(zip(space.domains, values, strict=True)) for values in product(*sides))
+    different: dict[str, dict[str, object]] = {}
+    for draw in draws:
+        different.setdefault(str(space.words(draw)), draw)
+    return list(different.values())
 
 
 def _source(where: str) -> tuple[str, str]:
@@ -139,7 +164,7 @@ def _executed(name: str, source: str) -> dict[str, Any]:
     module: dict[str, Any] = {"__name__": name}
     try:
         exec(compile(source, f"{name}.py", "exec"), module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
         raise Mistake(f"space {name}{line}: {type(error).__name__}: {error}") from None
     return module
@@ -156,17 +181,21 @@ def _clean(path: object) -> str:
     return ",".join(part.strip() for part in str(path).split(","))
 
 
-def _only(name: str, module: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+def _only(name: str, module: Mapping[str, Any]) -> dict[str, tuple[str, tuple[str, ...]]]:
     rules = module.get("ONLY", {})
-    if not isinstance(rules, dict) or not all(
-        isinstance(rule, tuple) and len(rule) == 2 for rule in rules.values()
-    ):
-        raise Mistake(f"space {name}: expected ONLY = {{path: (other path, (values, …)), …}}")
-    return rules
+    wrong = Mistake(f"space {name}: expected ONLY = {{path: (other path, (value, …)), …}}")
+    if not isinstance(rules, dict):
+        raise wrong
+    found = {}
+    for path, rule in rules.items():
+        if not isinstance(rule, tuple) or len(rule) != 2 or not isinstance(rule[1], tuple | list):
+            raise wrong
+        found[_clean(path)] = _clean(rule[0]), tuple(map(as_text, rule[1]))
+    return found
 
 
 def _distribution(name: str, path: str, domain: object) -> BaseDistribution:
-    if isinstance(domain, dict) and domain.keys() == {"grid_search"}:
+    if isinstance(domain, dict) and domain.keys() == {"grid_search"} and isinstance(domain["grid_search"], list):
         domain = Categorical(domain["grid_search"])
     if not isinstance(domain, Domain):
         raise Mistake(f"space {name}: {path}={as_text(domain)}: expected one of ray.tune's, as tune.choice")
@@ -175,22 +204,37 @@ def _distribution(name: str, path: str, domain: object) -> BaseDistribution:
         if not choices:
             raise Mistake(f"space {name}: {path} is empty: expected at least one value in tune.choice")
         return CategoricalDistribution(choices)
-    if not isinstance(domain, Float | Integer):
+    finite = isinstance(domain, Float | Integer) and math.isfinite(domain.lower) and math.isfinite(domain.upper)
+    if not isinstance(domain, Float | Integer) or not finite:
         raise Mistake(f"space {name}: {path}: only tune's choice, uniform, loguniform and randint can be searched")
-    sampler = domain.get_sampler()
-    step = None
+    sampler, step = domain.get_sampler(), None
     if isinstance(sampler, Quantized):
         sampler, step = sampler.get_sampler(), sampler.q
-    logarithmic = isinstance(sampler, LogUniform)
-    last = domain.upper - 1 if isinstance(domain, Integer) and step is None else domain.upper
-    if domain.lower > last or (isinstance(domain, Float) and domain.lower == last):
+    whole, logarithmic = isinstance(domain, Integer), isinstance(sampler, LogUniform)
+    low, high = domain.lower, domain.upper - 1 if whole and step in (None, 1) else domain.upper
+    if step is not None:  # Tune's are multiples of it
+        low, high = math.ceil(low / step - 1e-9) * step, math.floor(high / step + 1e-9) * step
+    if low > high or (not whole and low == high):
         raise Mistake(f"space {name}: {path} is empty: {domain.lower} to {domain.upper}")
-    try:
-        if isinstance(domain, Integer):
-            return IntDistribution(domain.lower, last, log=logarithmic, step=step or 1)
-        return FloatDistribution(domain.lower, last, log=logarithmic, step=step)
-    except ValueError as error:
-        raise Mistake(f"space {name}: {path}: {error}") from None
+    if whole:
+        return IntDistribution(low, high, log=logarithmic, step=1 if logarithmic else step or 1)
+    return FloatDistribution(low, high, log=logarithmic, step=None if logarithmic else step)
+
+
+def _typed(value: object, domain: BaseDistribution) -> str:
+    """As few digits as say it, within the bounds."""
+    if not isinstance(value, float) or not isinstance(domain, FloatDistribution):
+        return as_text(value)
+    short = f"{value:.{DIGITS}g}"
+    is_true = domain.step is None and domain.low <= float(short) <= domain.high
+    return short if is_true else as_text(value)
+
+
+def _inside(domain: BaseDistribution) -> object:
+    """A number between the ends that is no round one."""
+    if isinstance(domain, FloatDistribution) and domain.step is None:
+        return domain.low + 0.381966 * (domain.high - domain.low)
+    return _ends(domain)[0]
 
 
 def _ends(domain: BaseDistribution) -> list[object]:
@@ -215,5 +259,6 @@ def _points(domain: BaseDistribution, points: int) -> Iterator[object]:
             value = domain.low + share * (domain.high - domain.low)
         if domain.step is not None and not domain.log:
             value = domain.low + round((value - domain.low) / domain.step) * domain.step
+        value = min(max(value, domain.low), domain.high)
         found.append(round(value) if whole else value)
     yield from dict.fromkeys(found)

@@ -14,14 +14,18 @@ from mim_ray.search.memory import Look, Memory, Record
 from mim_ray.search.plan import Plan, Search
 from mim_ray.search.space import Space
 
-TRIAL, SEARCH = "number", "search"
-"""What a trial of Tune's knows of itself: its number, and the search's folder."""
+TRIAL = "number"
+"""What a trial of Tune's knows of itself."""
 
 SCORE = "score"
 """The first metric, higher being better."""
 
 FRUITLESS = 3
-"""How many trials may fail before any has found something."""
+"""How many trials of a sitting may fail before any has found something."""
+
+FAR = 1e30
+STOP_SECONDS = 180
+"""How long a trial's process may take to end its run; Tune's own ten are less than a checkpoint may take."""
 
 
 class Study(Searcher):  # type: ignore[misc]
@@ -31,7 +35,8 @@ class Study(Searcher):  # type: ignore[misc]
         """`adviser`: None where only those that are open are to be trained."""
         super().__init__(metric=SCORE, mode="max")
         self._plan, self._space, self._memory, self._adviser = plan, space, memory, adviser
-        self._open = [record for record in memory if record.is_open]
+        self._failed = 0
+        self._open = [record for record in memory if record.is_open and (adviser is None or record.of is None)]
         self._of: dict[str, Record] = {}
         self._before: dict[int, float] = {}
         """What earlier sittings trained of those."""
@@ -50,8 +55,7 @@ class Study(Searcher):  # type: ignore[misc]
 
     @property
     def is_fruitless(self) -> bool:
-        failed = [record for record in self._memory if record.state == "failed"]
-        return len(failed) >= FRUITLESS and not any(record.looks for record in self._memory)
+        return self._failed >= FRUITLESS and not any(record.looks for record in self._memory)
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **_: Any) -> bool:
         return True
@@ -70,7 +74,7 @@ class Study(Searcher):  # type: ignore[misc]
         self._memory.keep(record)
         self._of[trial_id] = record
         self._before[record.number] = record.seconds
-        return {TRIAL: record.number, SEARCH: self._plan.folder.url}
+        return {TRIAL: record.number}
 
     @property
     def is_done(self) -> bool:
@@ -100,8 +104,9 @@ class Study(Searcher):  # type: ignore[misc]
         over = (result or {}).get("over")
         if self.closing and over is None:
             return  # it goes on another time
-        record.state = "failed" if error else over or "stopped"
+        record.state = "lost" if error else over or "stopped"
         record.reason = (result or {}).get("reason") or ("its process was lost" if error else "")
+        self._failed += record.state in ("failed", "lost")
         self._memory.keep(record)
         self.news.append(record)
         self.progress.pop(record.number, None)
@@ -117,10 +122,12 @@ def look_in(result: dict[str, Any]) -> Look | None:
 
 
 def score_of(search: Search, look: Look) -> float | None:
+    """What is not a number is worse than all that is."""
     metric = search.metric[0]
     if metric not in look:
         return None
-    return look[metric] if is_higher_better(metric) else -look[metric]
+    value = look[metric] if is_higher_better(metric) else -look[metric]
+    return value if math.isfinite(value) else -FAR
 
 
 @dataclass(frozen=True)
@@ -139,10 +146,12 @@ class Remembering(TrialScheduler):  # type: ignore[misc]
     def remember(self, study: Study, search: Search, records: Iterable[Record]) -> None:
         self.study, self.search = study, search
         for record in records:
-            if not record.is_open:
+            if not record.is_open and record.of is None:
                 self._tell(Remembered(f"remembered-{record.number}"), record)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        if hasattr(tune_controller, "_tune_controller"):
+            tune_controller._tune_controller._actor_force_cleanup_timeout = STOP_SECONDS
         super().on_trial_add(tune_controller, trial)
         self._tell(trial, self.study.record_of(trial.trial_id), is_new=False)
 
@@ -165,11 +174,18 @@ class Remembering(TrialScheduler):  # type: ignore[misc]
 
 
 class Rungs(Remembering, AsyncHyperBandScheduler):  # type: ignore[misc]
-    pass
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision = super().on_trial_result(tune_controller, trial, result)
+        return str(TrialScheduler.STOP) if result.get(SCORE, 0.0) <= -FAR else decision
 
 
 class Median(Remembering, MedianStoppingRule):  # type: ignore[misc]
-    pass
+    def _tell(self, trial: Any, record: Record, *, is_new: bool = True) -> None:
+        """Without a decision, of which there can be one only."""
+        rows = [(score_of(self.search, look), look["look"]) for look in record.looks]
+        known = [{SCORE: score, "look": look} for score, look in rows if score is not None]
+        if known:
+            self._results[trial] = known
 
 
 class Patient(Remembering, FIFOScheduler):  # type: ignore[misc]
@@ -180,7 +196,7 @@ def scheduler_for(search: Search, study: Study, memory: Memory, *, judging: bool
     """`judging`: whether trials compete, as finalists do not."""
     scheduler: Remembering
     if search.scheduler == "asha" and judging and search.rungs:
-        highest = search.reduction ** (search.rungs - 1)
+        highest = search.reduction ** (search.rungs - 1) + 0.5  # it takes logarithms of it
         scheduler = Rungs(
             time_attr="look", metric=SCORE, mode="max", max_t=highest, grace_period=1,
             reduction_factor=search.reduction, stop_last_trials=False,

@@ -1,7 +1,9 @@
 """A trial as Tune sees it: a small process on the head that has a run trained by a slot and tells of its looks."""
 
 import logging
+import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -13,9 +15,9 @@ from mim_ray.launch import begun, closed, entered
 from mim_ray.run import Run
 from mim_ray.scores import COST
 from mim_ray.search.memory import Look, Record, known
-from mim_ray.search.plan import Plan, Search, read_plan
+from mim_ray.search.plan import Plan
 from mim_ray.search.slot import Slot
-from mim_ray.search.study import SCORE, SEARCH, TRIAL, score_of
+from mim_ray.search.study import SCORE, TRIAL, score_of
 from mim_ray.storage import Folder
 from mim_ray.tracking.run import children, end_run, tag_run
 from mim_ray.training.best import steps_between_looks
@@ -26,21 +28,28 @@ ANSWER_SECONDS = 2.0
 """How long Tune waits for a word at most, so that it can stop a trial at any time."""
 
 POLL_SECONDS = 0.1
+PAUSES = (2.0, 10.0, 30.0)
+"""Before a trial is begun again that could not be."""
+
 SPACE_TAG, SEARCH_TAG, TRIAL_TAG, STATE_TAG = "mim_ray.space", "mim_ray.search", "mim_ray.trial", "mim_ray.state"
 
 
 class Trial(tune.Trainable):  # type: ignore[misc]
     """With `reuse_actors` one of these has many trials, one after another, and one slot for them all."""
 
-    def setup(self, config: dict[str, Any]) -> None:
+    def setup(self, config: dict[str, Any], plan: Plan) -> None:
         self._slot: Slot | None = None
+        self._plan, self._search = plan, plan.search
+        self._said: list[str] = []
+        logger.addHandler(_Voice(self._said))
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """False: the slot does not answer, and another process is to have the trial."""
+        """Where the slot does not answer another process is to have the trial: Tune begins it again for one that
+        has died, and forgets it where this says no."""
         if not self._left():
             self._close()
-            return False
+            os._exit(1)
         self._begin(new_config)
         return True
 
@@ -63,34 +72,32 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         self._close()
 
     def _begin(self, config: dict[str, Any]) -> None:
-        folder = Folder(config[SEARCH])
-        self._plan, self._record = read_plan(folder), known(folder, config[TRIAL])
-        self._search: Search = self._plan.search
+        folder = self._plan.folder
         self._looks: list[tuple[int, dict[str, float]]] = []
         self._numbers: dict[str, float] = {}
         self._since = 0.0
-        self._said: list[str] = []
         self._result: dict[str, Any] | None = None
         self._refusal: str | None = None
         self._job: Job | None = None
         try:
-            self._job = job_of_trial(self._plan, self._record)
+            record = known(folder, config[TRIAL])
+            self._job = _patiently(lambda: job_of_trial(self._plan, record))
             run = self._job.run
             self._costs = costs_of(run)
             if self._slot is None:
                 self._slot = Slot(run, folder)
-            self._slot.begin(self._job, max((int(look["step"]) for look in self._record.looks), default=-1))
-        except (Mistake, Failure) as refusal:
+            self._slot.begin(self._job, max((int(look["step"]) for look in record.looks), default=-1))
+        except (Mistake, Failure, OSError) as refusal:
             self._refusal = str(refusal)
 
     def _listen(self, slot: Slot) -> None:
         news = slot.news()
-        self._said += news.said
+        self._said.extend(news.said)
         if news.numbers and not self._numbers:
             self._since = time.monotonic()
         self._numbers = news.numbers or self._numbers
-        self._looks += news.looks
         self._result = news.result
+        self._looks += news.looks
         if news.refusal is not None:
             self._refusal, self._result = news.refusal, {}
             self._tag("failed", "FAILED")
@@ -117,7 +124,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         return {"found": look, "look": look["look"]} | ({} if score is None else {SCORE: score})
 
     def _row(self) -> dict[str, Any]:
-        said, self._said = self._said, []
+        said = [self._said.pop(0) for _ in range(len(self._said))]
         row: dict[str, Any] = {name: self._numbers[name] for name in ("step", "steps") if name in self._numbers}
         row["seconds"] = time.monotonic() - self._since if self._numbers else 0.0
         return {**row, "look": -1, "said": said, "run_id": self._job and self._job.run_id}
@@ -150,6 +157,28 @@ class Trial(tune.Trainable):  # type: ignore[misc]
                 end_run(self._job.tracking_uri, self._job.run_id, status)
 
 
+class _Voice(logging.Handler):
+    """Keeps the warnings of this process for whoever launched the search."""
+
+    def __init__(self, said: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._said = said
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._said.append(record.getMessage())
+
+
+def _patiently(begin: Callable[[], Job]) -> Job:
+    """A server or a disk that is away for a moment costs no trial."""
+    for pause in PAUSES:
+        try:
+            return begin()
+        except (Failure, OSError) as trouble:
+            logger.warning("%s: it is tried again", trouble)
+            time.sleep(pause)
+    return begin()
+
+
 def costs_of(run: Run) -> dict[str, float]:
     """As a metric, what is known before anything is trained."""
     found = cost(run)
@@ -163,7 +192,7 @@ def job_of_trial(plan: Plan, record: Record) -> Job:
     uri = plan.uri
     if folder.has(JOB):
         return entered(job_of(folder.read(JOB))._replace(tracking_uri=uri), {})
-    job = begun(method, words, uri is not None, "auto")._replace(tracking_uri=uri)
+    job = begun(method, words, False, "auto")._replace(tracking_uri=uri)
     if uri is None or plan.run_id is None:
         return entered(job, {})
     tags = {

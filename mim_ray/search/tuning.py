@@ -69,7 +69,9 @@ def tuned(
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     tuner = tune.Tuner(
-        tune.with_resources(Trial, tune.PlacementGroupFactory([{"CPU": 0, HEAD: 0.001}])),
+        tune.with_resources(
+            tune.with_parameters(Trial, plan=plan), tune.PlacementGroupFactory([{"CPU": 0, HEAD: 0.001}])
+        ),
         tune_config=tune.TuneConfig(
             search_alg=study,
             scheduler=scheduler,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DATABASE = "mlflow.db"
 SQLITE = "sqlite:///"
+PARENT = "mlflow.parentRunId"
 LONGEST_VALUE = 6000
 LONGEST_DIGEST = 36
 CUT = " … (cut: all of it is in config.json)"
@@ -110,12 +111,33 @@ def tags_of(uri: str, run_id: str) -> dict[str, str]:
 
 def children(uri: str, parent: str, tags: Mapping[str, str]) -> list[str]:
     """Of a run, those with these tags."""
-    wanted = {"mlflow.parentRunId": parent, **tags}
-    which = " and ".join(f"tags.`{name}` = {_quoted(value)}" for name, value in wanted.items())
     with needed(uri):
         client = connected(uri)
-        homes = [client.get_run(parent).info.experiment_id]
-        return [run.info.run_id for run in client.search_runs(homes, which)]
+        home = client.get_run(parent).info.experiment_id
+        found = client.search_runs([home], _with_tags({PARENT: parent, **tags}))
+        return [run.info.run_id for run in found]
+
+
+def running_children(uri: str, parent: str) -> list[str]:
+    with needed(uri):
+        client = connected(uri)
+        home = client.get_run(parent).info.experiment_id
+        which = f"{_with_tags({PARENT: parent})} and attributes.status = 'RUNNING'"
+        return [run.info.run_id for run in client.search_runs([home], which, max_results=5000)]
+
+
+def tagged(uri: str, experiment: str, tags: Mapping[str, str]) -> list[str]:
+    """Runs of an experiment that have these tags."""
+    with needed(uri):
+        client = connected(uri)
+        home = client.get_experiment_by_name(experiment)
+        if home is None:
+            return []
+        return [run.info.run_id for run in client.search_runs([home.experiment_id], _with_tags(tags))]
+
+
+def _with_tags(tags: Mapping[str, str]) -> str:
+    return " and ".join(f"tags.`{name}` = {_quoted(value)}" for name, value in tags.items())
 
 
 def add_results(uri: str, run_id: str, metrics: Mapping[str, float], files: Sequence[Path]) -> None:

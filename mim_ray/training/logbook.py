@@ -16,7 +16,7 @@ from mim_ray.training.best import Best, bettered, steps_between_looks, waited_en
 from mim_ray.training.checkpoint import Checkpoints, Snapshot, Torn, Writer, name_of
 from mim_ray.training.job import Job
 from mim_ray.training.listener import Listener
-from mim_ray.training.meters import Meters, Row, mean_of, used_gigabytes
+from mim_ray.training.meters import Meters, Row, mean_of, recent, used_gigabytes
 from mim_ray.training.place import Notice, Place
 from mim_ray.training.reporter import Reporter
 from mim_ray.training.schedule import Plan
@@ -287,7 +287,7 @@ class Logbook:
             for words in (wrong := alarms(self._seen)):
                 logger.warning("step %d: %s", done, words)
             self.reporter.numbers(done, {**self._seen, "collapse/alarms": len(wrong)})
-            self.place.see(done, self.last)
+            self.place.see(done, self.last | recent(self.window))
             if self.onlooker.verdict is not None:
                 self.reporter.verdict(self.onlooker.verdict, self.run)
             if self.run.eval.pictures:

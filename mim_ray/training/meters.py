@@ -41,6 +41,11 @@ def mean_of(rows: list[Row]) -> Row:
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else {}
 
 
+def recent(rows: list[Row]) -> Row:
+    """What was learnt since the last time that it was logged."""
+    return {f"train/{name}": value for name, value in mean_of(rows).items()}
+
+
 def used_gigabytes(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,16 @@ import pytest
 from mlflow import MlflowClient
 
 from mim_ray import processes
-from mim_ray.fake_cluster import OBJECT_STORE_BYTES, FakeCluster, fake_cluster
+from mim_ray.fake_cluster import OBJECT_STORE_BYTES, FakeCluster
+from tests.clusters import SECONDS, Start, cluster, start, until
 from tests.tracking.servers import Server
 from tests.training.runs import KILLS, SMALL, job_at, worked
 
+__all__ = ["cluster", "start"]
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # MLflow's own
     pytest.mark.timeout(300 * (KILLS + 1)),
 ]
-Start = Callable[..., "subprocess.Popen[str]"]
-SECONDS = 400.0
 WORDS = {**SMALL, "checkpoint.every_steps": 4, "workers": 2, "cpus_per_worker": 1}
 
 EAGER = """
@@ -87,12 +87,6 @@ cli.main()
 """`mim-ray`, but for a second worker that is killed at its first attempt, when the first one waits for it."""
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[FakeCluster]:
-    with fake_cluster(workers=2, idle_seconds=20) as cluster:
-        yield cluster
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     server = Server(tmp_path)
@@ -101,33 +95,9 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server.kill()
 
 
-@pytest.fixture
-def start(cluster: FakeCluster, tmp_path: Path) -> Iterator[Start]:
-    begun: list[subprocess.Popen[str]] = []
-
-    def run(*command: str) -> "subprocess.Popen[str]":
-        environment = {**os.environ, **cluster.environment, "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        begun.append(subprocess.Popen([sys.executable, *command], env=environment, cwd=tmp_path, **pipes))
-        return begun[-1]
-
-    yield run
-    for process in begun:
-        process.kill()
-        process.communicate()
-
-
 def words_of(folder: Path, name: str, **changes: object) -> list[str]:
     values = {**WORDS, "name": name, "storage": str(folder), **changes}
     return [f"{path}={value}" for path, value in values.items()]
-
-
-def until(true: Callable[[], object], driver: "subprocess.Popen[str] | None" = None) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not true():
-        assert driver is None or driver.poll() is None, driver.communicate()
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.1)
 
 
 def newest(run: Path) -> tuple[int, int]:

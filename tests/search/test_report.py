@@ -1,0 +1,108 @@
+"""A search in pictures and tables, from trials that are made up."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mim_ray import charts
+from mim_ray.search.memory import Record
+from mim_ray.search.report import common_look, importance, value_at, written
+from mim_ray.search.space import Space
+from tests.search.played import KNN, look, plan_at, record, search_of
+
+EVERY = {"trials.json", "parallel_coordinates.png", "learning_curves.png", "responses.png", "importance.png"}
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Space:
+    return plan_at(tmp_path).questions()
+
+
+def trials(count: int = 24) -> list[Record]:
+    """Only the mask ratio matters; most are stopped after a look."""
+    chance, records = random.Random(0), []
+    for number in range(count):
+        ratio = chance.uniform(0.25, 0.75)
+        draw: dict[str, Any] = {
+            "method.measure.penalty": chance.uniform(0.01, 1),
+            "batch": chance.choice(["32", "64"]),
+        }
+        values = [ratio / 9 * epoch for epoch in range(1, 10)]
+        is_whole = number % 3 == 0
+        one = record(number, *values[: 9 if is_whole else 1], state="finished" if is_whole else "stopped", **draw)
+        one.draw["method.t1.mask.ratio"] = ratio
+        records.append(one)
+    return records
+
+
+def test_all_files_are_written(tmp_path: Path, space: Space) -> None:
+    records = trials()
+    records.append(record(24, state="failed"))
+    records.append(record(25, 0.4, 0.5))
+    records[-1].of = 0
+    files = written(records, search_of(), space, 9, tmp_path / "report")
+    assert {path.name for path in files} == EVERY == {path.name for path in (tmp_path / "report").iterdir()}
+    assert all(path.stat().st_size > 0 for path in files)
+    assert len(json.loads((tmp_path / "report" / "trials.json").read_text())) == 26
+
+
+def test_two_metrics_have_a_front(tmp_path: Path, space: Space) -> None:
+    records = trials(6)
+    for one in records:
+        for seen in one.looks:
+            seen["cost/gflops"] = float(one.number)
+    files = written(records, search_of(metric=f"{KNN},cost/gflops", scheduler="none"), space, 9, tmp_path)
+    assert {path.name for path in files} == EVERY | {"front.png"}
+
+
+@pytest.mark.parametrize("records", [[], [record(0)], [record(0, 0.1, state="failed")]])
+def test_of_a_search_that_found_nothing_there_is_a_table(
+    tmp_path: Path, space: Space, records: list[Record]
+) -> None:
+    assert [path.name for path in written(records, search_of(), space, 9, tmp_path)] == ["trials.json"]
+
+
+def test_of_one_trial_there_is_what_can_be_drawn(tmp_path: Path, space: Space) -> None:
+    files = written([record(0, 0.1, 0.2)], search_of(), space, 9, tmp_path)
+    assert {path.name for path in files} == EVERY - {"importance.png"}
+
+
+def test_a_trial_without_a_number_leaves_all_files(tmp_path: Path, space: Space) -> None:
+    records = [*trials(), record(24, 0.1, float("nan"))]
+    assert {path.name for path in written(records, search_of(), space, 9, tmp_path)} == EVERY
+
+
+def test_a_picture_that_fails_leaves_the_others(
+    tmp_path: Path, space: Space, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(charts, "learning_curves", refuse)
+    files = written(trials(), search_of(), space, 9, tmp_path)
+    assert {path.name for path in files} == EVERY - {"learning_curves.png"}
+    assert "learning_curves is not drawn: no space left" in caplog.text
+
+
+def test_the_setting_that_matters_is_found(space: Space) -> None:
+    shares = importance(trials(), search_of(), space)
+    assert shares.keys() == space.domains.keys()
+    assert shares["method.t1.mask.ratio"] > 0.7
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_of_few_trials_or_equal_ones_nothing_is_said(space: Space) -> None:
+    assert importance(trials(3), search_of(), space) == {}
+    assert importance([record(number, 0.5) for number in range(9)], search_of(), space) == {}
+
+
+def test_trials_are_compared_at_the_last_look_of_all() -> None:
+    records = [record(0, 0.1, 0.2, 0.3), record(1, 0.4, 0.5), record(2)]
+    assert common_look(records) == 2
+    assert [value_at(one, 2, KNN) for one in records] == [0.2, 0.5, None]
+    records[1].looks[-1] = look(2, 0.5, "eval/loss")
+    assert value_at(records[1], 2, KNN) == 0.4
+    assert common_look([]) == 0
