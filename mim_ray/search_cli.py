@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mim_ray.config import parse
-from mim_ray.errors import Mistake
+from mim_ray.errors import Failure, Mistake
 from mim_ray.options import Address, Json, Overrides, Track, apart
 from mim_ray.output import print_json, print_table
 
@@ -25,8 +25,11 @@ def search_command(
     as_json: Json = False,
 ) -> None:
     """Searches a space: trials= concurrent= metric= scheduler= searcher= time_budget= finalists= retrain= …"""
-    from mim_ray.search import search as search_room
-    from mim_ray.search.plan import Search
+    try:
+        from mim_ray.search import search as search_room
+        from mim_ray.search.plan import Search
+    except ModuleNotFoundError as missing:
+        raise Failure(f"a search needs {missing.name}: make setup, or pip install 'mim_ray[search]'") from None
 
     def say(words: str) -> None:
         print(words, file=sys.stderr)
@@ -58,6 +61,7 @@ def _print(result: dict[str, object]) -> None:
     heads = list(dict.fromkeys(name for row in trials for name in row))
     print_table(heads, [[_cell(row.get(name)) for name in heads] for row in trials])
     spread = "" if best["std"] is None else f" ± {best['std']:.4f} over {best['seeds']} seeds"
+    print(f"the workers trained {100 * float(str(result['busy_share'])):.0f} % of the time")
     print(f"best: trial {best['trial']}, {best['value']:.4f}{spread}\n{best['command']}")
 
 

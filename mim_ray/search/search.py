@@ -124,11 +124,11 @@ def _searched(plan: Plan) -> dict[str, Any]:
     try:
         with asking() as asked:
             adviser = Adviser(own, space, seed)
-            _run(plan, Study(plan, space, memory, adviser), memory, home, asked, deadline, judging=True)
-            is_answered = not asked and Study(plan, space, memory, Adviser(own, space, seed)).is_done
-            if is_answered:
+            is_done = _run(plan, Study(plan, space, memory, adviser), memory, home, asked, deadline, judging=True)
+            if is_done:
                 _name_finalists(own, memory)
-                _run(plan, Study(plan, space, memory, None), memory, home, asked, deadline, judging=False)
+                finals = Study(plan, space, memory, None)
+                is_done = _run(plan, finals, memory, home, asked, deadline, judging=False)
             busy = {"search/busy_share": _busy_share(plan, memory, before, began)}
             files = report.written([*memory], own, space, _epochs(plan), _aside(plan))
             _refuse_the_fruitless(memory)
@@ -137,7 +137,7 @@ def _searched(plan: Plan) -> dict[str, Any]:
                 logger.info("stopped: go on with mim-ray search --resume %s", plan.name)
                 raise SystemExit(128 + int(asked.by or 0))
             result = _answer(plan, memory) | {"busy_share": round(busy["search/busy_share"], 3)}
-            if not is_answered or any(record.is_open for record in memory):
+            if not is_done:
                 logger.warning("the time is up: go on with mim-ray search --resume %s", plan.name)
                 status = "KILLED"
                 return result
@@ -163,9 +163,10 @@ def _busy_share(plan: Plan, memory: Memory, before: float, began: float) -> floa
 
 def _run(
     plan: Plan, study: Study, memory: Memory, home: Home, asked: Asked, deadline: float | None, *, judging: bool
-) -> None:
+) -> bool:
+    """Whether all that was to be tried has ended."""
     if study.is_done:
-        return
+        return True
     own = plan.search
     most = own.trials if judging else len(memory.records)
     with Live(own, plan.name, memory, most) as live:
@@ -184,6 +185,7 @@ def _run(
             look=look,
             say=lambda number, words: logger.warning("trial %d: %s", number, words),
         )
+    return study.is_done
 
 
 def _known_answer(plan: Plan) -> dict[str, Any] | None:

@@ -36,7 +36,7 @@ class Study(Searcher):  # type: ignore[misc]
         super().__init__(metric=SCORE, mode="max")
         self._plan, self._space, self._memory, self._adviser = plan, space, memory, adviser
         self._failed = 0
-        self._open = [record for record in memory if record.is_open and (adviser is None or record.of is None)]
+        self._open = self._left()
         self._of: dict[str, Record] = {}
         self._before: dict[int, float] = {}
         """What earlier sittings trained of those."""
@@ -78,7 +78,13 @@ class Study(Searcher):  # type: ignore[misc]
 
     @property
     def is_done(self) -> bool:
-        return not self._open and not self._may_ask
+        return not self._left() and not self._may_ask
+
+    def _left(self) -> list[Record]:
+        """Those that have not ended, finalists' seeds only where nothing new is tried."""
+        return [
+            record for record in self._memory if record.is_open and (self._adviser is None or record.of is None)
+        ]
 
     @property
     def _may_ask(self) -> bool:

@@ -19,7 +19,7 @@ from mim_ray.search.plan import Plan
 from mim_ray.search.slot import Slot
 from mim_ray.search.study import SCORE, TRIAL, score_of
 from mim_ray.storage import Folder
-from mim_ray.tracking.run import children, end_run, tag_run
+from mim_ray.tracking.run import children, delete_runs, end_run, tag_run
 from mim_ray.training.best import steps_between_looks
 from mim_ray.training.job import JOB, Job, job_of
 
@@ -186,7 +186,7 @@ def costs_of(run: Run) -> dict[str, float]:
 
 
 def job_of_trial(plan: Plan, record: Record) -> Job:
-    """As it was left, or a new one; of a run that MLflow knows and whose folder was not yet made, the same."""
+    """As it was left, or a new one; a run that MLflow knows and that has no folder yet was only half made."""
     method, words = plan.of_trial(record)
     folder = Folder(words["storage"]).below(words["name"])
     uri = plan.uri
@@ -201,5 +201,5 @@ def job_of_trial(plan: Plan, record: Record) -> Job:
         SEARCH_TAG: plan.name,
         TRIAL_TAG: str(record.number),
     }
-    half_made = children(uri, plan.run_id, {TRIAL_TAG: str(record.number)})
-    return entered(job._replace(run_id=half_made[0] if half_made else None), tags)
+    delete_runs(uri, children(uri, plan.run_id, {TRIAL_TAG: str(record.number)}))
+    return entered(job, tags)

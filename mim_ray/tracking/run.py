@@ -118,6 +118,12 @@ def children(uri: str, parent: str, tags: Mapping[str, str]) -> list[str]:
         return [run.info.run_id for run in found]
 
 
+def delete_runs(uri: str, run_ids: Sequence[str]) -> None:
+    with needed(uri):
+        for run_id in run_ids:
+            connected(uri).delete_run(run_id)
+
+
 def running_children(uri: str, parent: str) -> list[str]:
     with needed(uri):
         client = connected(uri)
@@ -218,6 +224,18 @@ def _describe(client: "MlflowClient", run_id: str, params: Mapping[str, str], da
     client.log_batch(run_id, params=[Param(key, _short(value)) for key, value in params.items()])
     client.log_dict(run_id, dict(params), "config.json")
     if dataset is not None:
+        _tell_dataset(client, run_id, dataset)
+
+
+def _tell_dataset(client: "MlflowClient", run_id: str, dataset: Dataset) -> None:
+    """Once more where another run has told of the same one at the same moment, which a database refuses."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.log_inputs(run_id, [_input(dataset)])
+    except MlflowException as error:
+        if "unique" not in str(error).lower():
+            raise
         client.log_inputs(run_id, [_input(dataset)])
 
 
