@@ -1,4 +1,4 @@
-"""Tests run in as many processes as there are cores, a file to a process, each on one thread."""
+"""Tests run in a few processes, a file to a process, each on one thread."""
 
 import os
 import signal
@@ -23,6 +23,11 @@ LONG = (
     "test_live.py",
 )
 """Files that begin first, in this order, so that none of them is waited for at the end."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, for clusters and servers are mostly waited for."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -188,7 +188,7 @@ def test_the_cost_of_a_twin_is_that_of_gradients_through_both_sides(photographs:
     assert cost(run).flops == pytest.approx(counter.get_total_flops() / PICTURES, rel=0.03)
 
 
-@pytest.mark.parametrize("name", ["mae", "rmae", "simmim", "a2mim_r50"])
+@pytest.mark.parametrize("name", ["mae", "rmae", "simmim", "a2mim_r50", "cmae", "cmae_byol", "mocov3"])
 def test_the_activations_are_what_torch_keeps_for_the_backward_pass(name: str, photographs: Tensor) -> None:
     run = micro(name)
     model = built(run)

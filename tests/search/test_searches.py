@@ -11,7 +11,11 @@ from mlflow import MlflowClient
 
 from mim_ray import processes
 from mim_ray.fake_cluster import FakeCluster
+from mim_ray.storage import Folder
+from mim_ray.training.checkpoint import Checkpoints
+from mim_ray.training.job import JOB, job_of
 from tests.clusters import SECONDS, Start, cluster, start, until
+from tests.training.runs import worked
 
 __all__ = ["cluster", "start"]
 pytestmark = [
@@ -147,11 +151,26 @@ def test_what_cannot_be_is_refused_before_the_first_trial(searched: Searched) ->
     assert not (searched.folder / "mlflow.db").exists()
 
 
+def weights_of(run: Path) -> str:
+    checkpoints = Checkpoints(Folder(str(run / "checkpoints")), keep=1)
+    return checkpoints.checksum(checkpoints.names()[-1])
+
+
+def weights_alone(searched: Searched, trial: str) -> str:
+    """Of the same run in a process of its own; the trial came second to its slot's."""
+    job = job_of((searched.folder / "final" / "runs" / trial / JOB).read_bytes())
+    alone = searched.folder / "alone.job"
+    words = {**job.overrides, "storage": str(searched.folder / "alone"), "workers": "0"}
+    alone.write_text(job._replace(overrides=words, tracking_uri=None, run_id=None).as_json())
+    return str(worked(alone).result["weights_sha256"])
+
+
 def test_finalists_get_other_seeds_and_the_winner_is_trained_registered_and_promoted(searched: Searched) -> None:
     changes = {"data.val": "sample:shapes:n=48,split=val", "epochs": 3, "rungs": 1, "metric": "eval/linear_top1"}
     final = {"finalists": 1, "seeds": 2, "retrain": 2, "protocol": "knn", "tracking.model": "found"}
-    searched.begin("final", trials=2, concurrent=2, **changes, **final)
+    searched.begin("final", trials=2, concurrent=1, **changes, **final)
     result = searched.ended()
+    assert weights_of(searched.folder / "final" / "runs" / "final-001") == weights_alone(searched, "final-001")
     assert result["best"]["seeds"] == 2
     assert result["best"]["std"] is not None
     (again,) = [row for row in result["trials"] if "seed of" in row]
