@@ -153,7 +153,7 @@ def test_what_cannot_be_is_refused_before_the_first_trial(searched: Searched) ->
 
 def weights_of(run: Path) -> str:
     checkpoints = Checkpoints(Folder(str(run / "checkpoints")), keep=1)
-    return checkpoints.checksum(checkpoints.names()[-1])
+    return checkpoints.checksum(checkpoints.names()[0])
 
 
 def weights_alone(searched: Searched, trial: str) -> str:
