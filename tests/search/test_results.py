@@ -63,7 +63,7 @@ def test_of_what_costs_or_errs_less_is_better(metric: str) -> None:
 @pytest.mark.parametrize(
     "metric",
     [
-        *(set(LOOKED_AT) - {LOSS}), "eval/knn_top1_k20_t0.07", "eval/top1_few", "train/top1", "train/top1_0.1",
+        *sorted({*LOOKED_AT} - {LOSS}), "eval/knn_top1_k20_t0.07", "eval/top1_few", "train/top1", "train/top1_0.1",
         "train/cosine", "speed/images_per_second", "collapse/feature_spread",
     ],
 )  # fmt: skip
