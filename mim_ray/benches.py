@@ -11,13 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mim_ray import step_bench, train_bench
+from mim_ray import search_bench, step_bench, train_bench
 from mim_ray.data import bench as data_bench
 from mim_ray.errors import Mistake
 
 logger = logging.getLogger("mim_ray")
 RATIOS = data_bench.RATIOS | step_bench.RATIOS | train_bench.RATIOS
-TABLES = data_bench.TABLES | step_bench.TABLES | train_bench.TABLES
+TABLES = data_bench.TABLES | step_bench.TABLES | train_bench.TABLES | search_bench.TABLES
 
 
 def measure(ids: Sequence[str], pairs: int) -> dict[str, Any]:

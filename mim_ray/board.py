@@ -2,7 +2,7 @@
 
 from typing import Any
 
-FRUITLESS = 6
+LOSSES = 6
 """How often in a row a run may be lost before its next checkpoint until it is given up."""
 
 
@@ -64,10 +64,10 @@ class Board:
         self._losses = self._losses + 1 if workers == self._workers else 0
         self._group, self._workers = self._group + 1, workers
         self._heard += 1
-        if self._losses < FRUITLESS:
+        if self._losses < LOSSES:
             return None
         at = max(0, self._saved)
-        self.refuse("Failure", f"lost {FRUITLESS} times in a row after step {at:.0f}: {self._last_words}")
+        self.refuse("Failure", f"lost {LOSSES} times in a row after step {at:.0f}: {self._last_words}")
         return self._last_words
 
     def refused(self, words: str, where: str) -> None:

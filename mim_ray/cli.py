@@ -1,9 +1,7 @@
 """`mim-ray`: results on stdout, everything else on stderr; 0 done, 1 failed, 2 the user's mistake."""
 
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +17,7 @@ from mim_ray.eval_cli import add_eval_commands
 from mim_ray.models_cli import add_models_commands
 from mim_ray.options import Address, Json, Overrides, Track, sentence
 from mim_ray.output import cost_lines, keep, print_command, print_json, print_table
+from mim_ray.progress import quiet_logs
 from mim_ray.search_cli import add_search_command
 from mim_ray.tracking.results import in_use
 
@@ -51,7 +50,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def run(words: Sequence[str] | None = None) -> int:
-    _quiet_logs()
+    quiet_logs()
     try:
         code = app(args=None if words is None else list(words), standalone_mode=False)
         if code == STOPPED:  # what Typer makes of a KeyboardInterrupt
@@ -259,11 +258,6 @@ def demo(
             f"The model: {result['model']}, registered in MLflow (mlflow ui --backend-store-uri sqlite:///mlflow.db)\n"
             f"Load it:   python -c 'import mim_ray; print(mim_ray.load(\"{result['model']}\").card)'"
         )
-
-
-def _quiet_logs() -> None:
-    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
-    warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
 
 
 def _say(message: str, code: int) -> int:

@@ -13,6 +13,10 @@ class Failure(RuntimeError):
     """The world refused (a full disk, a torn file, a stalled thread); the command line exits with 1."""
 
 
+class Diverged(Failure):
+    """What was asked for leads to no numbers: another try of the same would do no better."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """`": did you mean 'X'?"`, or the choices where none is near or only the digits differ."""
     options = sorted(choices)

@@ -78,7 +78,7 @@ def evaluate(
         tags["mim_ray.part"] = judged.part
     if seeds == 1:
         found = [_trained(method, words | {"name": name}, judged, tags, address, track)]
-        return _result(protocol, found[0]["run_id"], found)
+        return verdict(protocol, found)
     first = run.seed
     summary = (
         create_run(uri, run.tracking.experiment, name, flatten(run), tags | checksums(run)) if track else None
@@ -94,7 +94,7 @@ def evaluate(
         if summary is not None:
             end_run(uri, summary, "FAILED")
         raise
-    result = _result(protocol, summary, found)
+    result = verdict(protocol, found) | {"run_id": summary}
     if summary is not None:
         spread = {f"{metric}_std": value for metric, value in result["std"].items()}
         add_results(uri, summary, result["metrics"] | spread, [])
@@ -218,13 +218,13 @@ def _trained(
     return train(method, words, address=address, track=track, tags=tags)
 
 
-def _result(protocol: str, run_id: str | None, found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the seeds, and deviations where there are several; not of eval/rate, which is a choice."""
+def verdict(protocol: str, found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of a run, or means and deviations over several with a seed each; not of eval/rate, which is a choice."""
     left_out = {"eval/rate"} if len(found) > 1 else set()
     names = [name for name in found[0]["metrics"] if name.startswith("eval/") and name not in left_out]
     columns = {name: [one["metrics"][name] for one in found] for name in names}
     result: dict[str, Any] = {
-        "run_id": run_id,
+        "run_id": found[0]["run_id"],
         "protocol": protocol,
         "metrics": {name: statistics.fmean(column) for name, column in columns.items()},
         "names": [one["name"] for one in found],

@@ -67,6 +67,10 @@ def best_command(
     from mim_ray.tracking.registry import versions
     from mim_ray.tracking.run import resolved_uri
 
+    if "tracking.uri" in (asked := parse([*(where or []), *(more or [])])):
+        raise Mistake(
+            f"tracking.uri={asked['tracking.uri']}: expected --uri: a word here is what a run was trained with"
+        )
     home = resolved_uri(uri)
     named = {"space": space, "data": data}
     words = [*(where or []), *(more or []), *(f"{name}={value}" for name, value in named.items() if value)]
@@ -96,7 +100,7 @@ def best_command(
         model = result["name"] if mine is None else f"{mine.name}/{mine.version}"
         print(f"load it: python -c 'import mim_ray; print(mim_ray.load(\"{model}\").card)'")
     if track:
-        keep("best", result, metrics={metric: best.value})
+        keep("best", result, metrics={metric: best.value}, uri=home)
 
 
 def show_command(model: str, uri: Uri = None, as_json: Json = False) -> None:
@@ -152,7 +156,7 @@ def compare_command(
             shutil.copyfile(drawn, picture)
         if track:
             metrics = {f"{metric}/{number}": one.value for number, one in enumerate(scores.values())}
-            keep("compare", {"metric": metric, "models": rows}, metrics=metrics, files=[drawn])
+            keep("compare", {"metric": metric, "models": rows}, metrics=metrics, files=[drawn], uri=home)
 
 
 def promote_command(

@@ -45,6 +45,7 @@ def keep(
     metrics: Mapping[str, float] | None = None,
     params: Mapping[str, object] | None = None,
     files: Sequence[Path] = (),
+    uri: str | None = None,
 ) -> None:
     """The whole result to MLflow; unless given, its numbers are the metrics and its words the parameters."""
     numbers = metrics or {name: value for name, value in result.items() if isinstance(value, int | float)}
@@ -55,4 +56,5 @@ def keep(
         metrics={f"{command}/{name}": value for name, value in numbers.items()},
         documents={f"{command}.json": result},
         files=files,
+        uri=uri,
     )

@@ -1,15 +1,32 @@
 """How long work shows itself: one live line on a terminal, plain lines now and then in a log."""
 
+import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LOG_EVERY_SECONDS = 10.0
+
+
+def quiet_logs() -> None:
+    """Words for whoever sits before a command: a line each, above what is live at the time."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO, handlers=[_Stderr()])
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # every try; the last is told in words
+    warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """To what is stderr at the time, for live lines take its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 class Advance(Protocol):

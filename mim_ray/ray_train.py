@@ -17,7 +17,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mim_ray.board import Board
-from mim_ray.errors import Failure, Mistake
+from mim_ray.errors import Diverged, Failure, Mistake
 from mim_ray.ray_group import OwnGroup, group
 from mim_ray.ray_room import Watch, check_room, free_what_the_dead_hold, resources_of_a_worker
 from mim_ray.run import Run
@@ -126,8 +126,8 @@ def worked(board: Any, task: Task) -> dict[str, Any]:
             )
         with group(place.rank, place.world, "nccl" if place.device.type == "cuda" else "gloo"):
             return task(job, place)
-    except Mistake as mistake:
-        ray.get(board.refuse.remote("Mistake", f"{mistake}{_where(context)}"))
+    except (Mistake, Diverged) as refusal:
+        ray.get(board.refuse.remote(type(refusal).__name__, f"{refusal}{_where(context)}"))
         raise
     except Failure as failure:
         ray.get(board.refused.remote(str(failure), _where(context)))

@@ -1,15 +1,17 @@
 """Measuring: the arithmetic of ratios. No test asserts a time."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
-from mim_ray import benches, cli, output, train_bench
+from mim_ray import benches, cli, output, search_bench, train_bench
 from mim_ray.bench import Finding, median_interval, paired
 from mim_ray.data.loader import Loader
 from mim_ray.errors import nearest
+from mim_ray.methods import resolved
 from mim_ray.training.job import job_of
 from mim_ray.training.place import Notice, Numbers, Place
 from mim_ray.turns import FOLDER, STEPS, STOP, Turns
@@ -54,7 +56,7 @@ def test_results_are_printed_recorded_and_tracked(
 
 
 def test_every_benchmark_of_the_contract_is_there() -> None:
-    contract = {"R1", "R2", "R2u", "R3", "R4", "R6", "R7", "R8", "R9", "R10", "R12", "R13"}
+    contract = {"R1", "R2", "R2u", "R3", "R4", "R6", "R7", "R8", "R9", "R10", "R11", "R12", "R13"}
     assert contract <= benches.RATIOS.keys() | benches.TABLES.keys()
     assert not benches.RATIOS.keys() & benches.TABLES.keys()
     described = (Path(__file__).parent.parent / "benchmarks" / "README.md").read_text()
@@ -114,6 +116,24 @@ def test_samples_that_were_lost_or_repeated_are_counted() -> None:
     taken[3] = [*taken[3][:-1], taken[3][0]]
     del taken[6]
     assert train_bench.lost_and_repeated(taken, order, 7) == (17, 1)
+
+
+def test_what_a_search_trained_is_told_as_a_share_of_the_whole_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    def searched(command: list[str], *, cwd: str, **_: object) -> "subprocess.CompletedProcess[str]":
+        words = dict(word.split("=", 1) for word in command if "=" in word)
+        searching = {"name", "trials", "workers_per_trial", "concurrent", "method"}
+        assert resolved(words["method"], {path: words[path] for path in words.keys() - searching}).epochs == 18
+        trials = Path(cwd, "runs", words["name"], "trials")
+        trials.mkdir(parents=True)
+        for number, state in enumerate(("finished", "stopped")):
+            (trials / f"{number}.json").write_text(json.dumps({"seconds": 20.0, "state": state}))
+        return subprocess.CompletedProcess(command, 0, json.dumps({"busy_share": 0.9}), "")
+
+    clock = iter([0.0, 50.0])
+    monkeypatch.setattr("mim_ray.search_bench.subprocess.run", searched)
+    monkeypatch.setattr("mim_ray.search_bench.time.perf_counter", lambda: next(clock))
+    (row,) = search_bench.r11()
+    assert (row["trials"], row["stopped at a rung"], row["share of it trained"]) == (2, 1, 0.8)
 
 
 @pytest.mark.parametrize("wrong", [["--pairs", "0"], ["--pairs", "-1"], ["--record", __file__]])

@@ -223,7 +223,7 @@ def test_the_version(say: Say) -> None:
         ("data import photos out.beton n=9", "n=9: the source has 5 images to draw from"),
         ("data verify out.beton", "no file out.beton: make one with mim-ray data import SOURCE out.beton"),
         ("data info out.beton", "no file out.beton"),
-        ("bench speed", "no benchmark 'speed': choose from R1, R10, R12, R13, R2,"),
+        ("bench speed", "no benchmark 'speed': choose from R1, R10, R11, R12, R13, R2,"),
         ("bench sizin", "no benchmark 'sizin': did you mean 'sizing'?"),
         ("bench R1 --pairs 0", "Invalid value for '--pairs'"),
         ("bench R1 --record photos/cat/0.png", "--record photos/cat/0.png: cannot be written (File exists)"),

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,7 @@ from mim_ray.models import save_encoder
 from mim_ray.tracking import registry
 from mim_ray.tracking.ranking import ranking
 from mim_ray.tracking.registry import Version, set_champion, version_of, versions
+from mim_ray.tracking.run import find_run
 from tests.databases import fresh
 from tests.tracking.servers import Server
 
@@ -63,7 +66,10 @@ def run_of(uri: str, name: str, metrics: Mapping[str, float], status: str = "FIN
     return run_id
 
 
-def test_the_best_of_twenty_runs_is_one_that_counts(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_best_of_twenty_runs_is_one_that_counts(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri := server.uri)
     for number in range(15):
         run_of(uri, f"run{number}", {KNN: 0.01 * ((7 * number) % 15), "train/loss": 1 - 0.01 * number})
     run_of(uri, "broken", {KNN: 0.9}, "FAILED")
@@ -72,6 +78,7 @@ def test_the_best_of_twenty_runs_is_one_that_counts(uri: str, capsys: pytest.Cap
     run_of(uri, "odd", {KNN: float("nan")})
     run_of(uri, "silent", {})
     run_of(uri, "other", {KNN: 0.8}, tags={"mim_ray.method": "mae"})
+    capsys.readouterr()  # MLflow's own words, of runs that are made by hand
     assert cli.run(["models", "best", "method=rmae", "--json", "--no-track"]) == 0
     said = capsys.readouterr()
     result = json.loads(said.out)
@@ -87,6 +94,28 @@ def test_the_best_of_twenty_runs_is_one_that_counts(uri: str, capsys: pytest.Cap
     assert none.candidates == []
     assert ("run2", "has no eval/knn_top1 data=none") in none.left_out
     assert cli.run(["models", "best", "method=none"]) == 1
+
+
+def test_what_is_found_is_kept_where_it_was_looked_for(uri: str, tmp_path: Path) -> None:
+    there = f"sqlite:///{tmp_path}/there.db"
+    shutil.copyfile(uri.removeprefix("sqlite:///"), tmp_path / "there.db")
+    run_of(there, "one", {KNN: 0.3})
+    assert cli.run(["models", "best", "--uri", there]) == 0
+    assert find_run(there, "best") is not None
+    assert find_run(uri, "best") is None
+
+
+def test_words_for_the_place_are_not_taken_for_words_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["models", "best", "tracking.uri=http://127.0.0.1:9"]) == 2
+    assert "tracking.uri=http://127.0.0.1:9: expected --uri" in capsys.readouterr().err
+
+
+def test_a_server_that_is_down_is_one_line() -> None:
+    command = [sys.executable, "-m", "mim_ray", "models", "best", "--uri", "http://127.0.0.1:9"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("mim-ray: MLflow at http://127.0.0.1:9 cannot be reached (Connection refused)")
 
 
 def test_the_best_is_sought_among_like_scores(uri: str, capsys: pytest.CaptureFixture[str]) -> None:

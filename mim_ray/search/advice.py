@@ -12,9 +12,10 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mim_ray.scores import is_higher_better
-from mim_ray.search.memory import Record
+from mim_ray.search.memory import Look, Record
 from mim_ray.search.plan import Search
-from mim_ray.search.space import Space, grid
+from mim_ray.search.points import every, grid
+from mim_ray.search.space import Space
 
 FIRST = 10
 """Trials at random before TPE has enough to learn from; fewer in a short search."""
@@ -25,24 +26,35 @@ class Adviser:
 
     def __init__(self, search: Search, space: Space, seed: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._search, self._domains, self._seed = search, space.domains, seed
-        self._grid = grid(space, search.points) if search.searcher == "grid" else []
+        self._search, self._space, self._seed = search, space, seed
+        self._is_grid = search.searcher == "grid"
+        self._every = grid(space, search.points) if self._is_grid else every(space)
+        self._tried: list[dict[str, str]] = []
         self.study = optuna.create_study(directions=directions(search))
         self._open: dict[int, Trial] = {}
 
     @property
     def most(self) -> int:
-        """Trials that make sense."""
-        return min(self._search.trials, len(self._grid)) if self._grid else self._search.trials
+        """Trials that make sense: where there are few different ones none is made twice."""
+        return min(self._search.trials, len(self._every) or self._search.trials)
 
     def next(self, number: int) -> dict[str, Any]:
         """A draw for the trial of this number."""
-        if self._grid:
-            self.study.enqueue_trial(self._grid[number])
-        return dict(self._asked(number).params)
+        untried = [draw for draw in self._every if self._space.words(draw) not in self._tried]
+        if untried and self._is_grid:
+            self.study.enqueue_trial(untried[0])
+        trial = self._asked(number)
+        if untried and self._space.words(trial.params) in self._tried:
+            self.study.tell(trial, state=TrialState.FAIL)
+            chance = np.random.default_rng([self._seed, number])
+            self.study.enqueue_trial(untried[chance.integers(len(untried))])
+            trial = self._asked(number)
+        self._tried.append(self._space.words(trial.params))
+        return dict(trial.params)
 
     def again(self, record: Record) -> None:
         """One that goes on, which Optuna had forgotten."""
+        self._tried.append(record.words)
         self.study.enqueue_trial(record.draw)
         trial = self._asked(record.number)
         for look in record.looks:
@@ -56,19 +68,20 @@ class Adviser:
     def end(self, record: Record) -> None:
         trial = self._open.pop(record.number, None)
         if trial is None:
-            self.study.add_trial(frozen(record, self._search, self._domains))
+            self._tried.append(record.words)
+            self.study.add_trial(frozen(record, self._search, self._space.domains))
             return
         values = values_of(record, self._search)
         state = state_of(record, self._search)
         if record.state == "failed":  # what it was worth on the way says nothing good of it
             self.study.tell(trial, state=TrialState.FAIL)
-            self.study.add_trial(frozen(record, self._search, self._domains))
+            self.study.add_trial(frozen(record, self._search, self._space.domains))
         else:
             self.study.tell(trial, values if state == TrialState.COMPLETE else None, state=state)
 
     def _asked(self, number: int) -> Trial:
         self.study.sampler = self._sampler(number)
-        trial = self._open[number] = self.study.ask(self._domains)
+        trial = self._open[number] = self.study.ask(self._space.domains)
         return trial
 
     def _sampler(self, number: int) -> BaseSampler:
@@ -83,10 +96,14 @@ class Adviser:
             )
 
     def _report(self, trial: Trial, look: dict[str, float]) -> None:
-        """For what is pruned: TPE sorts it by how far it came, and then by its value there."""
         metric = self._search.metric[0]
         if len(self._search.metric) == 1 and math.isfinite(look.get(metric, math.nan)):
-            trial.report(look[metric], int(look["step"]))
+            trial.report(look[metric], _how_far(look))
+
+
+def _how_far(look: Look) -> int:
+    """TPE sorts what is pruned by it first; steps, whose number follows the batch, would put one over another."""
+    return round(1000 * look["epoch"])
 
 
 def directions(search: Search) -> list[StudyDirection]:
@@ -104,7 +121,7 @@ def frozen(record: Record, search: Search, domains: dict[str, BaseDistribution])
     """A trial that has ended, as Optuna would remember it."""
     metric, state = search.metric[0], state_of(record, search)
     finite = (look for look in record.looks if math.isfinite(look.get(metric, math.nan)))
-    reports = {int(look["step"]): look[metric] for look in finite}
+    reports = {_how_far(look): look[metric] for look in finite}
     return optuna.trial.create_trial(
         state=state,
         params=record.draw,
@@ -121,15 +138,3 @@ def state_of(record: Record, search: Search) -> TrialState:
     if record.state in ("failed", "lost") or values_of(record, search) is None:
         return TrialState.FAIL
     return TrialState.COMPLETE
-
-
-def as_study(records: list[Record], search: Search, space: Space) -> optuna.Study:
-    """Of all trials that have a value, wherever they were stopped: for what can be learnt from them together."""
-    study = optuna.create_study(directions=directions(search))
-    for record in records:
-        values = values_of(record, search)
-        if values is not None:
-            study.add_trial(
-                optuna.trial.create_trial(params=record.draw, distributions=space.domains, values=values)
-            )
-    return study

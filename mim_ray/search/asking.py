@@ -1,7 +1,8 @@
 """A search before it begins: does it fit, how long does it take, is what is searched for ever logged?"""
 
 import logging
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,10 @@ from mim_ray.ray_train import on_ray
 from mim_ray.resume import absolute
 from mim_ray.run import Run
 from mim_ray.search.plan import LOOKS, Plan, Search, imposed
-from mim_ray.search.prospect import check_rehearsal, concurrency, cores, hours, prospect
+from mim_ray.search.points import corners, every, grid
+from mim_ray.search.prospect import check_rehearsal, concurrency, cores, prospect
 from mim_ray.search.rehearsal import Rehearsal, rehearsed
-from mim_ray.search.space import METHOD, Space, corners, grid, run_of
+from mim_ray.search.space import METHOD, Space, run_of
 from mim_ray.tracking.run import resolved_uri
 from mim_ray.training.job import JOB
 
@@ -35,9 +37,10 @@ class Asking:
 
 
 def sized(own: Search, space: Space) -> Search:
-    """A grid has as many trials as points, and is not cut short."""
+    """A grid has as many trials as points, and is not cut short; elsewhere nothing is tried twice."""
     if own.searcher != "grid":
-        return own
+        few = len(every(space))
+        return own.model_copy(update={"trials": few}) if 0 < few < own.trials else own
     points = len(grid(space, own.points))
     if points > own.trials:
         raise Mistake(f"trials={own.trials}: the grid has {points} points: expected as many, or fewer points=")
@@ -58,14 +61,21 @@ def check_end(own: Search, fixed: Mapping[str, str], model: str | None) -> None:
 def described(asked: Asking) -> str:
     found, plan, own = asked.prospect, asked.plan, asked.plan.search
     workers = f"{own.workers_per_trial} worker{'s' * (own.workers_per_trial > 1)} of {found['resources']}"
+    unit = "GPU" if "GPU" in found["resources"] else "worker"
     final = f", then {own.finalists} finalists with {own.seeds} seeds" if own.finalists else ""
     return (
         f"{plan.name}: {own.trials} trials of {asked.space.name} ({own.searcher}, {own.scheduler}){final}\n"
         f"  each on {workers}, {plan.concurrent} at a time\n"
         f"  {found['steps_of_a_trial']} steps of {found['seconds_of_a_step']:.3g} s for a whole trial; about "
-        f"{found['whole_trials']:g} whole trials in all: {found['worker_hours']:.2g} worker hours, "
-        f"{found['hours']:.2g} on the clock"
+        f"{_from_to(found['whole_trials'])} whole trials in all: {_from_to(found['worker_hours'])} {unit} hours, "
+        f"{_from_to(found['hours'])} on the clock"
     )
+
+
+def _from_to(range_: list[float]) -> str:
+    """As one number where both are alike."""
+    least, most = (f"{value:.2g}" for value in range_)
+    return least if least == most else f"{least} to {most}"
 
 
 def facts(asked: Asking) -> dict[str, Any]:
@@ -85,34 +95,56 @@ def looked_at(own: Search, space: Space, run: Run) -> dict[str, str]:
     return found | ({"epochs": str(run.epochs)} if METHOD in space.domains else {})
 
 
+def warn_of_warmups(own: Search, runs: Iterable[Run]) -> None:
+    """At a rung that comes before the end of a warm-up a trial is judged that has hardly begun."""
+    longest = max(runs, key=lambda run: run.schedule.warmup_epochs / run.epochs)
+    if own.looks is not None and longest.schedule.warmup_epochs > longest.epochs / own.looks:
+        logger.warning(
+            "schedule.warmup_epochs=%g: is longer than the first rung, after %.3g of %d epochs, where trials are "
+            "judged that have hardly begun: shorten it, or lower rungs=",
+            longest.schedule.warmup_epochs, longest.epochs / own.looks, longest.epochs,
+        )  # fmt: skip
+
+
 def asked_of(
-    own: Search, space: Space, fixed: Mapping[str, str], run: Run, track: bool, address: str | None
+    own: Search,
+    space: Space,
+    fixed: Mapping[str, str],
+    run: Run,
+    *,
+    track: bool,
+    address: str | None,
+    only_plan: bool,
 ) -> Asking:
     """With the cluster at hand."""
     if run.cpus_per_worker is None:
         fixed = {**fixed, "cpus_per_worker": str(cores(own, resources_of_a_worker(run).get("GPU", 0.0)))}
-        run = run_of(space, {}, {**fixed, **imposed(own)})
+        run = run_of(space, {}, {**imposed(own), **fixed})
     needed = resources_of_a_worker(run)
     check_room(run, needed, word="workers_per_trial")
-    concurrent = concurrency(own, needed)
+    concurrent = concurrency(own, needed, may_grow=not only_plan)
     uri = resolved_uri(run.tracking.uri) if track else None
     storage, model = absolute(run.storage), run.tracking.model
     fixed = {path: text for path, text in fixed.items() if path not in ("storage", "tracking.model", "name")}
     words = changed(Search(), own) | {"name": own.name}
-    plan = Plan(words, space.name, space.source, fixed, storage, concurrent, uri, None, model)
+    plan = Plan(
+        secrets.token_hex(8), words, space.name, space.source, fixed, storage, concurrent, uri, None, model
+    )
     rehearsal = _rehearsed(plan, space, fixed, address)
-    batches = {run_of(space, space.words(draw), fixed).batch for draw in corners(space)}
-    check_rehearsal(own, run, batches, rehearsal)
-    found = prospect(own, space, fixed, run, rehearsal)
+    runs = [run_of(space, space.words(draw), fixed) for draw in corners(space)]
+    check_rehearsal(own, run, {one.batch for one in runs}, rehearsal)
+    warn_of_warmups(own, runs)
+    found = prospect(own, space, fixed, run, rehearsal, concurrent)
     found["resources"] = ", ".join(f"{amount:g} {name}" for name, amount in needed.items())
-    found["hours"] = hours(found, own, concurrent)
     return Asking(plan, space, found)
 
 
 def _rehearsed(plan: Plan, space: Space, fixed: Mapping[str, str], address: str | None) -> Rehearsal:
     """Of the method as its recipe has it, and on the workers that a trial will have."""
+    if REHEARSAL in plan.folder.names():  # of one that was killed in it
+        plan.folder.remove(REHEARSAL)
     method, _ = space.sentence({})
-    words = {path: text for path, text in {**fixed, **imposed(plan.search)}.items() if path != "method"}
+    words = {path: text for path, text in {**imposed(plan.search), **fixed}.items() if path != "method"}
     job = begun(method, {**words, "name": REHEARSAL, "storage": plan.folder.url}, False, address)
     try:
         job.folder.write(JOB, job.as_json().encode())

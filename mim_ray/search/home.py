@@ -25,7 +25,7 @@ from mim_ray.tracking.run import (
 )
 
 logger = logging.getLogger("mim_ray")
-HOME_TAG = "mim_ray.is_search"
+ID_TAG = "mim_ray.search_id"
 
 
 STATUS: dict[str, End] = {"finished": "FINISHED", "failed": "FAILED", "lost": "FAILED"}
@@ -37,7 +37,7 @@ def with_home(plan: Plan, experiment: str, prospect: Mapping[str, object]) -> Pl
     uri = plan.uri
     if uri is None or plan.run_id is not None:
         return plan
-    half_made = tagged(uri, experiment, {SEARCH_TAG: plan.name, HOME_TAG: "true"})
+    half_made = tagged(uri, experiment, {ID_TAG: plan.id})
     plan = plan._replace(run_id=half_made[0] if half_made else _new_home(plan, uri, experiment, prospect))
     plan.write()
     return plan
@@ -50,7 +50,7 @@ def _new_home(plan: Plan, uri: str, experiment: str, prospect: Mapping[str, obje
     tags = {
         SEARCH_TAG: plan.name,
         SPACE_TAG: plan.space,
-        HOME_TAG: "true",
+        ID_TAG: plan.id,
         "mim_ray.folder": folder.url if folder.local is None else str(folder.local.absolute()),
     }
     run_id = create_run(uri, experiment, plan.name, {**plan.fixed, **words, **domains}, tags)

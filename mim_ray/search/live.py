@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live as RichLive
@@ -62,26 +61,22 @@ class Live:
         settings = list(dict.fromkeys(path for record in self._memory for path in record.words))
         short = [path.split(",")[0].rpartition("method.")[2] or path for path in settings]
         title = f"{self._name}: {sum(not one.is_open for one in self._memory)} of {self._most}{self._left()}"
-        table = Table(
-            "trial", *short, "epoch", *metrics, "rung", "state", box=None, title=title, title_justify="left"
-        )
+        columns = ["trial", *short, "epoch", *metrics, "rung", "state", "left"]
+        table = Table(*columns, box=None, title=title, title_justify="left")
         ended = ranked((record for record in self._memory if not record.is_open), self._search)
         records = [*(record for record in self._memory if record.is_open), *ended]
         for record in records[:SHOWN]:
+            numbers = progress.get(record.number, {}) if record.is_open else {}
             table.add_row(
                 str(record.number),
                 *(record.words.get(path, "") for path in settings),
-                self._epoch(record, progress.get(record.number, {})),
+                f"{record.epoch:.3g}",
                 *("" if (value := record.last(metric)) is None else f"{value:.4g}" for metric in metrics),
                 str(self._rung(record)),
-                self._state(record),
+                self._state(record) + (f", {numbers['step'] / numbers['steps']:.0%}" if numbers else ""),
+                f"{numbers['left'] / 60:.1f} min" if "left" in numbers else "",
             )
         return table
-
-    def _epoch(self, record: Record, numbers: Mapping[str, Any]) -> str:
-        if record.is_open and "steps" in numbers:
-            return f"{100 * numbers['step'] / numbers['steps']:.0f} %"
-        return f"{record.epoch:.3g}"
 
     def _rung(self, record: Record) -> int:
         looks = record.looks[-1]["look"] if record.looks else 0

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from mim_ray.errors import Failure
+from mim_ray.search.patience import patiently
 from mim_ray.storage import Folder
 
 TRIALS = "trials"
@@ -30,6 +31,8 @@ class Record:
     state: State = "waiting"
     looks: list[Look] = field(default_factory=list)
     reason: str = ""
+    losses: int = 0
+    """In how many sittings it was lost."""
     run_id: str | None = None
     seconds: float = 0.0
     """That workers trained it."""
@@ -45,6 +48,11 @@ class Record:
     def epoch(self) -> float:
         """How far it was looked at."""
         return self.looks[-1]["epoch"] if self.looks else 0.0
+
+    @property
+    def has_learnt(self) -> bool:
+        """Whether something was found of it after its beginning."""
+        return any(look["step"] > 0 for look in self.looks)
 
     def last(self, metric: str) -> float | None:
         """The newest value; None: it was never found after the beginning."""
@@ -82,6 +90,9 @@ class Memory:
         return record
 
     def keep(self, record: Record) -> None:
+        patiently(lambda: self._write(record))
+
+    def _write(self, record: Record) -> None:
         self._folder.write(_file(record.number), json.dumps(asdict(record), indent=1).encode())
 
 

@@ -18,7 +18,7 @@ from mim_ray.tracking.run import resolved_uri
 PLAN = "search.json"
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 LOOKS = "eval.every_epochs"
-SEARCHES = {"steps": "epochs", "workers": "workers_per_trial", LOOKS: "rungs"}
+SEARCHES = {"steps": "epochs", "workers": "workers_per_trial", LOOKS: "rungs", "eval.patience": "scheduler"}
 """Words of a run that a search says in its own way."""
 
 
@@ -93,6 +93,8 @@ class Search(Spec):
 
 
 class Plan(NamedTuple):
+    id: str
+    """By which its run in MLflow is known, for names come again."""
     words: Mapping[str, str]
     """Of the search."""
     space: str
@@ -120,6 +122,11 @@ class Plan(NamedTuple):
         return Folder(self.storage).below(self.name)
 
     @property
+    def runs(self) -> Folder:
+        """Of the trials."""
+        return self.folder.below("runs")
+
+    @property
     def uri(self) -> str | None:
         """Files hold no password: the address of the environment is taken where it is the same but for that."""
         here = resolved_uri(self.fixed.get("tracking.uri"))
@@ -132,9 +139,9 @@ class Plan(NamedTuple):
         """The method of a trial and all of its words."""
         method, drawn = self.questions().sentence(record.words)
         fixed = {path: text for path, text in self.fixed.items() if path != "method"}
-        given = fixed | imposed(self.search) | drawn
+        given = imposed(self.search) | fixed | drawn
         seed = int(given.get("seed", 0)) + record.seed
-        own = {"name": record.name(self.name), "storage": self.folder.below("runs").url, "seed": str(seed)}
+        own = {"name": record.name(self.name), "storage": self.runs.url, "seed": str(seed)}
         return method, given | own
 
     def write(self) -> None:
@@ -159,6 +166,22 @@ def imposed(search: Search) -> dict[str, str]:
     if LINEAR in search.metric:
         words["eval.linear"] = "true"
     return words
+
+
+def refuse_idle_words(search: Search, fixed: Mapping[str, str]) -> None:
+    """Words that nothing would come of."""
+    is_final, is_at_length = search.finalists > 0, search.retrain is not None
+    for path, is_used, needs in (
+        ("points", search.searcher == "grid", "searcher=grid"),
+        ("rungs", search.scheduler == "asha", "scheduler=asha"),
+        ("reduction", search.scheduler == "asha", "scheduler=asha"),
+        ("seeds", is_final, "finalists="),
+        ("protocol", is_at_length, "retrain="),
+    ):
+        if not is_used and (value := getattr(search, path)) != getattr(Search(), path):
+            raise Mistake(f"{path}={value}: says nothing without {needs}: add it, or leave {path}= out")
+    if "tracking.model" in fixed and not is_at_length:
+        raise Mistake(f"tracking.model={fixed['tracking.model']}: only the best is registered: add retrain=")
 
 
 def refuse_words_of_a_search(search: Search, fixed: Mapping[str, str]) -> None:

@@ -23,8 +23,9 @@ START_SECONDS = 15.0
 """Until the workers of the first trials train; later trials find them ready."""
 
 
-def concurrency(search: Search, needed: Mapping[str, float]) -> int:
-    """Trials that the cluster can have at a time; refuses more."""
+def concurrency(search: Search, needed: Mapping[str, float], *, may_grow: bool = True) -> int:
+    """Trials that the cluster can have at a time; refuses more. `may_grow`: whether to ask an autoscaler, who may
+    bring nodes for it."""
     each, resources = search.workers_per_trial, dict(needed)
     now = workers_that_fit(resources) // each
     if search.concurrent is not None:
@@ -35,10 +36,16 @@ def concurrency(search: Search, needed: Mapping[str, float]) -> int:
             f"concurrent={search.concurrent}: {search.concurrent * each} workers with {asked} each are more than "
             f"the cluster can have: expected at most {max(now, 1)}"
         )
-    wanted = search.trials
-    while grows() and wanted > now and not can_grow_to(wanted * each, resources):
-        wanted //= 2
-    return max(1, min(search.trials, max(now, wanted if grows() else 0)))
+    now = min(max(now, 1), search.trials)
+    if not may_grow or not grows():
+        return now
+    most = search.trials
+    if can_grow_to(most * each, resources):
+        return most
+    while most - now > 1:  # it can have `now`, and not `most`
+        between = (now + most) // 2
+        now, most = (between, most) if can_grow_to(between * each, resources) else (now, between)
+    return now
 
 
 def cores(search: Search, gpus: float) -> int:
@@ -63,28 +70,25 @@ def check_rehearsal(search: Search, run: Run, batches: Iterable[int], rehearsal:
 
 
 def prospect(
-    search: Search, space: Space, fixed: Mapping[str, str], run: Run, rehearsal: Rehearsal
+    search: Search, space: Space, fixed: Mapping[str, str], run: Run, rehearsal: Rehearsal, concurrent: int
 ) -> dict[str, Any]:
-    """Hours are of workers (a GPU each, where they have one), for the whole search."""
+    """Trials that are stopped cost less: a rung passes one of so many, or more while there are few to compare
+    with, or while each new one is better than those before it. So there is a least and a most."""
     dearer = _mean_cost(space, fixed) / cost(run).flops
     steps = run.epochs * rehearsal.steps_per_epoch
     looks = search.looks or (0 if run.eval.every_epochs is None else run.epochs / run.eval.every_epochs)
     whole = steps * rehearsal.step_seconds * dearer + looks * rehearsal.look_seconds
-    trained = search.trials * _share(search) + search.finalists * (search.seeds - 1)
-    trained += (search.retrain or 0) / run.epochs
-    busy = trained * whole * search.workers_per_trial
+    final = search.finalists * (search.seeds - 1)
+    winner = (search.retrain or 0) / run.epochs
+    range_ = search.trials * _share(search) + final, search.trials + final
     return {
         "steps_of_a_trial": steps,
         "seconds_of_a_step": round(rehearsal.step_seconds * dearer, 4),
         "seconds_of_a_look": round(rehearsal.look_seconds, 3),
-        "whole_trials": round(trained, 2),
-        "worker_hours": busy / 3600,
+        "whole_trials": [round(trials, 2) for trials in range_],
+        "worker_hours": [(trials + winner) * whole * search.workers_per_trial / 3600 for trials in range_],
+        "hours": [((trials / concurrent + winner) * whole + START_SECONDS) / 3600 for trials in range_],
     }
-
-
-def hours(found: Mapping[str, Any], search: Search, concurrent: int) -> float:
-    """On the clock."""
-    return float(found["worker_hours"]) / (search.workers_per_trial * concurrent) + START_SECONDS / 3600
 
 
 def _share(search: Search) -> float:

@@ -42,11 +42,13 @@ def rehearsed(job: Job, place: Place) -> dict[str, Any]:
         names = ["train/loss", *(f"train/{name}" for name in measured.parts), *ALWAYS]
         seconds.append(time.perf_counter() - began)
         began = time.perf_counter()
-    began = time.perf_counter()
     found: dict[str, float] = {}
     if run.eval.every_epochs is not None:
+        onlooker = Onlooker(run, place.device)
         with stepper.precision():
-            found = Onlooker(run, place.device).look(stepper.judged)
+            found = onlooker.look(stepper.judged)
+            began = time.perf_counter()
+            onlooker.look(stepper.judged)  # the first one has decoded its pictures
     return Rehearsal(
         loader.steps_per_epoch,
         min(seconds[WARM:] or seconds),

@@ -48,14 +48,16 @@ def written(records: list[Record], search: Search, space: Space, epochs: int, fo
 
 
 def importance(records: list[Record], search: Search, space: Space) -> dict[str, float]:
-    """fANOVA's shares of the variance, over what every trial was worth at the last look that all of them had."""
+    """fANOVA's shares of the variance, over what every trial was worth at the last look that all of them had; of
+    settings that every trial has."""
     look, metric = common_look(records), search.metric[0]
+    domains = {name: domain for name, domain in space.domains.items() if name not in space.only}
     study = optuna.create_study(direction="maximize" if is_higher_better(metric) else "minimize")
     for record in records:
         value = value_at(record, look, metric)
         if value is not None and math.isfinite(value):
-            trial = optuna.trial.create_trial(params=record.draw, distributions=space.domains, value=value)
-            study.add_trial(trial)
+            draw = {name: record.draw[name] for name in domains}
+            study.add_trial(optuna.trial.create_trial(params=draw, distributions=domains, value=value))
     values = {trial.value for trial in study.trials}
     if len(study.trials) < FEWEST or len(values) == 1:
         return {}
@@ -79,7 +81,8 @@ def _parallel(records: list[Record], search: Search, space: Space, path: Path) -
         furthest = records
     metric = search.metric[0]
     lines = [
-        {_short(name): _shown(record, name) for name in space.domains} | {metric: record.last(metric)}
+        {_short(name): _shown(record, name) for name in space.domains if _has(record, name)}
+        | {metric: record.last(metric)}
         for record in furthest
     ]
     charts.parallel_coordinates(lines, metric, path)
@@ -106,7 +109,7 @@ def _responses(records: list[Record], every: list[Record], search: Search, space
     panels = {}
     for name in space.domains:
         points = []
-        for record in records:
+        for record in (record for record in records if _has(record, name)):
             early = value_at(record, look, metric)
             if early is not None and record.state != "finished":
                 points.append(charts.Response(_shown(record, name), early, None, is_whole=False))
@@ -140,7 +143,14 @@ def _front(records: list[Record], search: Search, path: Path) -> bool:
     return True
 
 
+def _has(record: Record, name: str) -> bool:
+    """Whether the setting exists in this trial."""
+    return name.split(",")[0] in record.words
+
+
 def _shown(record: Record, name: str) -> object:
+    if not _has(record, name):
+        return "–"
     return as_text(record.draw[name]) if not isinstance(record.draw[name], int | float) else record.draw[name]
 
 

@@ -34,8 +34,8 @@ class News(NamedTuple):
     looks: list[tuple[int, dict[str, float]]]
     result: dict[str, Any] | None
     """What the run ended with."""
-    refusal: str | None
-    """Why it cannot go on."""
+    refusal: tuple[str, str] | None
+    """Why it cannot go on: the kind of error and its words."""
 
 
 class Slot:
@@ -72,7 +72,7 @@ class Slot:
             self._step = looks[-1][0]
         if refusal is not None:
             ray.get(self._desk.finish.remote(self._number, {}))
-        return News(said, numbers, looks, result, None if refusal is None else refusal[1])
+        return News(said, numbers, looks, result, refusal)
 
     def stop(self) -> dict[str, Any] | None:
         """The run, after a checkpoint; what it ended with, or None if it does not answer."""

@@ -1,8 +1,7 @@
 """A question: which settings of a method are searched, and between which bounds. The door to Tune's domains."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from itertools import product
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +31,6 @@ NEVER = (
 )  # fmt: skip
 """What all trials share, or they could not be compared, or not take turns on the same workers."""
 
-MOST_CORNERS = 5000
 Draw = Mapping[str, object]
 """A value for each name of the space."""
 
@@ -109,12 +107,6 @@ def of_source(name: str, source: str, fixed: Mapping[str, str]) -> Space:
     return space
 
 
-def check(space: Space, fixed: Mapping[str, str]) -> None:
-    """Refuses a space with a corner, or an inside, that its method refuses. Nothing is trained."""
-    for draw in [*corners(space), {name: _inside(domain) for name, domain in space.domains.items()}]:
-        run_of(space, space.words(draw), fixed)
-
-
 def run_of(space: Space, words: Mapping[str, str], fixed: Mapping[str, str]) -> Run:
     """What a trial would be, or why there is none, in words that name the space and what was drawn."""
     method, drawn = space.sentence(words)
@@ -124,28 +116,6 @@ def run_of(space: Space, words: Mapping[str, str], fixed: Mapping[str, str]) -> 
     except Mistake as mistake:
         where = " ".join(f"{path}={text}" for path, text in words.items())
         raise Mistake(f"space {space.name} at {where}: {mistake}") from None
-
-
-def corners(space: Space) -> Iterator[dict[str, object]]:
-    """Every value of what is chosen, with both ends of every range."""
-    sides = {name: _ends(domain) for name, domain in space.domains.items()}
-    count = 1
-    for side in sides.values():
-        count *= len(side)
-    if count > MOST_CORNERS:
-        raise Mistake(f"space {space.name}: has {count} corners: expected at most {MOST_CORNERS}")
-    for values in product(*sides.values()):
-        yield dict(zip(sides, values, strict=True))
-
-
-def grid(space: Space, points: int) -> list[dict[str, object]]:
-    """Every value of what is chosen, with so many points of every range."""
-    sides = [[*_points(domain, points)] for domain in space.domains.values()]
-    draws = (dict(zip(space.domains, values, strict=True)) for values in product(*sides))
-    different: dict[str, dict[str, object]] = {}
-    for draw in draws:
-        different.setdefault(str(space.words(draw)), draw)
-    return list(different.values())
 
 
 def _source(where: str) -> tuple[str, str]:
@@ -228,37 +198,3 @@ def _typed(value: object, domain: BaseDistribution) -> str:
     short = f"{value:.{DIGITS}g}"
     is_true = domain.step is None and domain.low <= float(short) <= domain.high
     return short if is_true else as_text(value)
-
-
-def _inside(domain: BaseDistribution) -> object:
-    """A number between the ends that is no round one."""
-    if isinstance(domain, FloatDistribution) and domain.step is None:
-        return domain.low + 0.381966 * (domain.high - domain.low)
-    return _ends(domain)[0]
-
-
-def _ends(domain: BaseDistribution) -> list[object]:
-    if isinstance(domain, CategoricalDistribution):
-        return list(domain.choices)
-    assert isinstance(domain, FloatDistribution | IntDistribution)
-    return list(dict.fromkeys([domain.low, domain.high]))
-
-
-def _points(domain: BaseDistribution, points: int) -> Iterator[object]:
-    if isinstance(domain, CategoricalDistribution):
-        yield from domain.choices
-        return
-    assert isinstance(domain, FloatDistribution | IntDistribution)
-    whole = isinstance(domain, IntDistribution)
-    found = []
-    for number in range(points):
-        share = number / max(points - 1, 1)
-        if domain.log:
-            value = domain.low ** (1 - share) * domain.high**share
-        else:
-            value = domain.low + share * (domain.high - domain.low)
-        if domain.step is not None and not domain.log:
-            value = domain.low + round((value - domain.low) / domain.step) * domain.step
-        value = min(max(value, domain.low), domain.high)
-        found.append(round(value) if whole else value)
-    yield from dict.fromkeys(found)

@@ -21,9 +21,12 @@ SCORE = "score"
 """The first metric, higher being better."""
 
 FRUITLESS = 3
-"""How many trials of a sitting may fail before any has found something."""
+"""How many trials of a sitting may fail before any has learnt something, or be lost one after another."""
 
 FAR = 1e30
+PROGRESS = ("step", "steps", "left")
+"""What a trial tells of how far it is; `left`: seconds until its end, if nothing stops it."""
+
 STOP_SECONDS = 180
 """How long a trial's process may take to end its run; Tune's own ten are less than a checkpoint may take."""
 
@@ -35,7 +38,7 @@ class Study(Searcher):  # type: ignore[misc]
         """`adviser`: None where only those that are open are to be trained."""
         super().__init__(metric=SCORE, mode="max")
         self._plan, self._space, self._memory, self._adviser = plan, space, memory, adviser
-        self._failed = 0
+        self._failed = self._lost_in_a_row = 0
         self._open = self._left()
         self._of: dict[str, Record] = {}
         self._before: dict[int, float] = {}
@@ -55,7 +58,10 @@ class Study(Searcher):  # type: ignore[misc]
 
     @property
     def is_fruitless(self) -> bool:
-        return self._failed >= FRUITLESS and not any(record.looks for record in self._memory)
+        """Whether there is no use in going on now."""
+        if self._lost_in_a_row >= FRUITLESS:
+            return True
+        return self._failed >= FRUITLESS and not any(record.has_learnt for record in self._memory)
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **_: Any) -> bool:
         return True
@@ -93,11 +99,12 @@ class Study(Searcher):  # type: ignore[misc]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         record = self._of[trial_id]
-        self.progress[record.number] = {name: result[name] for name in ("step", "steps") if name in result}
+        self.progress[record.number] = {name: result[name] for name in PROGRESS if name in result}
         record.run_id = result.get("run_id") or record.run_id
-        record.seconds = self._before[record.number] + result.get("seconds", 0.0)
+        record.seconds = max(record.seconds, self._before[record.number] + result.get("seconds", 0.0))
         look = look_in(result)
         if look is not None and record.see(look):
+            self._lost_in_a_row *= not record.has_learnt
             self._memory.keep(record)
             self.news.append(record)
             if self._adviser is not None and record.of is None:
@@ -112,7 +119,9 @@ class Study(Searcher):  # type: ignore[misc]
             return  # it goes on another time
         record.state = "lost" if error else over or "stopped"
         record.reason = (result or {}).get("reason") or ("its process was lost" if error else "")
+        record.losses += record.state == "lost"
         self._failed += record.state in ("failed", "lost")
+        self._lost_in_a_row = self._lost_in_a_row + 1 if record.state == "lost" else 0
         self._memory.keep(record)
         self.news.append(record)
         self.progress.pop(record.number, None)
@@ -128,9 +137,9 @@ def look_in(result: dict[str, Any]) -> Look | None:
 
 
 def score_of(search: Search, look: Look) -> float | None:
-    """What is not a number is worse than all that is."""
+    """What is not a number is worse than all that is; what was found before the first step is nobody's merit."""
     metric = search.metric[0]
-    if metric not in look:
+    if metric not in look or look["step"] == 0:
         return None
     value = look[metric] if is_higher_better(metric) else -look[metric]
     return value if math.isfinite(value) else -FAR

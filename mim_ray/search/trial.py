@@ -1,20 +1,20 @@
 """A trial as Tune sees it: a small process on the head that has a run trained by a slot and tells of its looks."""
 
 import logging
-import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from ray import tune
+from ray.exceptions import RayError
 
 from mim_ray.cost import cost
 from mim_ray.errors import Failure, Mistake
 from mim_ray.launch import begun, closed, entered
 from mim_ray.run import Run
 from mim_ray.scores import COST
-from mim_ray.search.memory import Look, Record, known
+from mim_ray.search.memory import Look, Record, State, known
+from mim_ray.search.patience import patiently
 from mim_ray.search.plan import Plan
 from mim_ray.search.slot import Slot
 from mim_ray.search.study import SCORE, TRIAL, score_of
@@ -28,9 +28,6 @@ ANSWER_SECONDS = 2.0
 """How long Tune waits for a word at most, so that it can stop a trial at any time."""
 
 POLL_SECONDS = 0.1
-PAUSES = (2.0, 10.0, 30.0)
-"""Before a trial is begun again that could not be."""
-
 SPACE_TAG, SEARCH_TAG, TRIAL_TAG, STATE_TAG = "mim_ray.space", "mim_ray.search", "mim_ray.trial", "mim_ray.state"
 
 
@@ -41,22 +38,21 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         self._slot: Slot | None = None
         self._plan, self._search = plan, plan.search
         self._said: list[str] = []
+        self._held = ExitStack()
         logger.addHandler(_Voice(self._said))
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Where the slot does not answer another process is to have the trial: Tune begins it again for one that
-        has died, and forgets it where this says no."""
+        """Workers of a slot that does not answer leave as soon as they hear of it; others are waited for."""
         if not self._left():
             self._close()
-            os._exit(1)
         self._begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         """The next look, the end, or only how far it is."""
         if self._refusal is not None:
-            return self._row() | {"over": "failed", "reason": self._refusal, "done": True}
+            return self._row() | {"over": self._over, "reason": self._refusal, "done": True}
         assert self._slot is not None
         deadline = time.monotonic() + ANSWER_SECONDS
         while not self._looks and time.monotonic() < deadline:
@@ -70,42 +66,58 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     def cleanup(self) -> None:
         self._left()
         self._close()
+        self._held.close()
 
     def _begin(self, config: dict[str, Any]) -> None:
         folder = self._plan.folder
         self._looks: list[tuple[int, dict[str, float]]] = []
         self._numbers: dict[str, float] = {}
-        self._since = 0.0
+        self._since, self._from = 0.0, 0.0
         self._result: dict[str, Any] | None = None
         self._refusal: str | None = None
+        self._over: State = "failed"
         self._job: Job | None = None
         try:
             record = known(folder, config[TRIAL])
-            self._job = _patiently(lambda: job_of_trial(self._plan, record))
+            self._job = patiently(lambda: self._taken(record))
             run = self._job.run
             self._costs = costs_of(run)
             if self._slot is None:
                 self._slot = Slot(run, folder)
             self._slot.begin(self._job, max((int(look["step"]) for look in record.looks), default=-1))
-        except (Mistake, Failure, OSError) as refusal:
+        except Mistake as refusal:
             self._refusal = str(refusal)
+        except (Failure, OSError) as trouble:  # of a server or a disk: another sitting may have more luck
+            self._refusal, self._over = str(trouble), "lost"
+
+    def _taken(self, record: Record) -> Job:
+        """The run of a trial, which nobody else may train meanwhile: a driver that was given up soon lets go."""
+        self._held.close()
+        name = record.name(self._plan.name)
+        try:
+            folder = self._plan.runs.below(name)
+            self._held.enter_context(folder.held(f"{name} is being trained by another process"))
+        except Mistake as busy:
+            raise Failure(str(busy)) from None
+        return job_of_trial(self._plan, record)
 
     def _listen(self, slot: Slot) -> None:
         news = slot.news()
         self._said.extend(news.said)
         if news.numbers and not self._numbers:
-            self._since = time.monotonic()
+            self._since, self._from = time.monotonic(), news.numbers["step"]
         self._numbers = news.numbers or self._numbers
         self._result = news.result
         self._looks += news.looks
         if news.refusal is not None:
-            self._refusal, self._result = news.refusal, {}
-            self._tag("failed", "FAILED")
+            kind, self._refusal = news.refusal
+            self._result, self._over = {}, "lost" if kind == Failure.__name__ else "failed"
+            self._tag(self._over, "FAILED")
 
     def _ended(self, result: dict[str, Any]) -> dict[str, Any]:
         """The row of the end; what was found at the last step comes with it."""
         if self._refusal is not None:
-            return self._row() | {"over": "failed", "reason": self._refusal, "done": True}
+            return self._row() | {"over": self._over, "reason": self._refusal, "done": True}
         assert self._job is not None
         closed(self._job, result)
         if not result["finished"]:  # someone else stopped it
@@ -127,13 +139,15 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         said = [self._said.pop(0) for _ in range(len(self._said))]
         row: dict[str, Any] = {name: self._numbers[name] for name in ("step", "steps") if name in self._numbers}
         row["seconds"] = time.monotonic() - self._since if self._numbers else 0.0
+        if self._numbers and (made := row["step"] - self._from) > 0:
+            row["left"] = row["seconds"] / made * (row["steps"] - row["step"])
         return {**row, "look": -1, "said": said, "run_id": self._job and self._job.run_id}
 
     def _left(self) -> bool:
         """Whether the slot is free: a run that goes on is stopped after a checkpoint."""
         if self._slot is None or self._refusal is not None or self._result is not None:
             return self._slot is not None or self._refusal is not None
-        with suppress(Failure):
+        with suppress(Failure, RayError):
             result = self._slot.stop()
             if result is not None:
                 self._tag("stopped")
@@ -143,7 +157,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
 
     def _close(self) -> None:
         if self._slot is not None:
-            with suppress(Failure):
+            with suppress(Failure, RayError):
                 self._slot.close()
             self._slot = None
 
@@ -168,17 +182,6 @@ class _Voice(logging.Handler):
         self._said.append(record.getMessage())
 
 
-def _patiently(begin: Callable[[], Job]) -> Job:
-    """A server or a disk that is away for a moment costs no trial."""
-    for pause in PAUSES:
-        try:
-            return begin()
-        except (Failure, OSError) as trouble:
-            logger.warning("%s: it is tried again", trouble)
-            time.sleep(pause)
-    return begin()
-
-
 def costs_of(run: Run) -> dict[str, float]:
     """As a metric, what is known before anything is trained."""
     found = cost(run)
@@ -191,7 +194,9 @@ def job_of_trial(plan: Plan, record: Record) -> Job:
     folder = Folder(words["storage"]).below(words["name"])
     uri = plan.uri
     if folder.has(JOB):
-        return entered(job_of(folder.read(JOB))._replace(tracking_uri=uri), {})
+        job = job_of(folder.read(JOB))
+        here = {**job.overrides, "storage": words["storage"]}  # it may have been moved
+        return entered(job._replace(overrides=here, tracking_uri=uri), {})
     job = begun(method, words, False, "auto")._replace(tracking_uri=uri)
     if uri is None or plan.run_id is None:
         return entered(job, {})

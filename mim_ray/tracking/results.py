@@ -25,9 +25,10 @@ def keep_result(
     metrics: Mapping[str, float],
     documents: Mapping[str, dict[str, Any]],
     files: Sequence[Path] = (),
+    uri: str | None = None,
 ) -> str | None:
     """A finished MLflow run with the numbers and the whole result; None, with a notice, where that cannot be."""
-    uri = resolved_uri()
+    uri = resolved_uri(uri)
     words = {name: str(value) for name, value in params.items()}
     try:
         run_id = create_run(uri, EXPERIMENT, command, words, {"mim_ray.command": command})

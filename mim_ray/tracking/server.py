@@ -56,7 +56,7 @@ def needed(uri: str) -> Iterator[None]:
             raise Failure(f"MLflow at {place} refuses: {reason(error)}") from None
         raise Away(
             f"MLflow at {place} cannot be reached ({reason(error)}): "
-            "start `mlflow server` there, or name another one by tracking.uri= or MLFLOW_TRACKING_URI"
+            "start `mlflow server` there, or name another one by MLFLOW_TRACKING_URI, tracking.uri= or --uri"
         ) from None
 
 

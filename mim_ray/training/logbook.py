@@ -8,7 +8,7 @@ from typing import Any
 
 from mim_ray import world
 from mim_ray.data.loader import Loader
-from mim_ray.errors import Failure
+from mim_ray.errors import Diverged, Failure
 from mim_ray.evaluate.online import Onlooker, alarms
 from mim_ray.run import Run
 from mim_ray.tracking.spool import Record
@@ -156,7 +156,7 @@ class Logbook:
         """Back to the last checkpoint; the step whose loss was not finite, and the one before it, are left out."""
         if self.rewinds == SKIPS:
             _, samples = self.loader.order.share(bad)
-            raise Failure(
+            raise Diverged(
                 f"the loss was not finite {SKIPS + 1} times, the last time at step {bad}, with samples "
                 f"{', '.join(map(str, samples[:16]))}{' …' * (len(samples) > 16)} of {self.run.data.train}: "
                 "lower optim.blr, set optim.clip, or look at these samples"

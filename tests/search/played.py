@@ -36,7 +36,7 @@ def search_of(**words: object) -> Search:
 
 def plan_at(folder: Path, source: str = SPACE, **words: object) -> Plan:
     texts = {path: str(value) for path, value in {"metric": KNN, "name": "played", **words}.items()}
-    return Plan(texts, "made_up", source, {"encoder": "micro"}, str(folder), 1, None, None, None)
+    return Plan("0", texts, "made_up", source, {"encoder": "micro"}, str(folder), 1, None, None, None)
 
 
 def look(number: int, value: float, metric: str = KNN) -> Look:

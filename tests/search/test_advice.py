@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from mim_ray.search.advice import Adviser, as_study, frozen, values_of
+from mim_ray.search.advice import Adviser, frozen, values_of
 from mim_ray.search.memory import Record
 from mim_ray.search.plan import Search
 from mim_ray.search.space import Space
-from tests.search.played import KNN, look, made_up, plan_at, record, search_of
+from tests.search.played import KNN, look, plan_at, record, search_of
 
 TRIALS = 14
 COSTS = f"{KNN},cost/gflops"
@@ -128,7 +128,7 @@ def test_what_became_of_a_trial_is_told_at_once_or_later(
         trial = study.trials[-1]
         assert trial.state == told == frozen(one, search, space.domains).state
         assert trial.params == one.draw
-        reports = {10 * epoch: value for epoch, value in enumerate(values, 1) if math.isfinite(value)}
+        reports = {1000 * epoch: value for epoch, value in enumerate(values, 1) if math.isfinite(value)}
         assert trial.intermediate_values == ({} if state == "failed" else reports)
         if told == TrialState.COMPLETE:
             assert trial.value == one.last(KNN)
@@ -179,8 +179,8 @@ def test_two_looks_at_the_end_are_no_matter_to_warn_of(tmp_path: Path) -> None:
     one.state = "stopped"
     live.end(one)
     later.end(one)
-    assert live.study.trials[0].intermediate_values == {40: 0.5, 44: 0.6}
-    assert later.study.trials[0].intermediate_values == {40: 0.5, 44: 0.6}
+    assert live.study.trials[0].intermediate_values == {8163: 0.5, 8980: 0.6}
+    assert later.study.trials[0].intermediate_values == {8163: 0.5, 8980: 0.6}
 
 
 def test_one_that_goes_on_is_open_with_what_it_was_worth(tmp_path: Path) -> None:
@@ -191,15 +191,48 @@ def test_one_that_goes_on_is_open_with_what_it_was_worth(tmp_path: Path) -> None
     adviser.again(one)
     (trial,) = adviser.study.trials
     assert (trial.state, trial.params) == (TrialState.RUNNING, draw)
-    assert trial.intermediate_values == {10: 0.1, 20: 0.2}
+    assert trial.intermediate_values == {1000: 0.1, 2000: 0.2}
     one.state = "finished"
     adviser.end(one)
     assert [trial.state for trial in adviser.study.trials] == [TrialState.COMPLETE]
 
 
-def test_all_that_have_a_value_are_a_study(tmp_path: Path) -> None:
-    space = space_at(tmp_path)
-    draw = Adviser(search_of(), space, 0).next(0)
-    records = [record(0, 0.1, state="stopped", **draw), record(1, **draw), record(2, 0.3, **draw)]
-    assert [trial.value for trial in as_study(records, search_of(), space).trials] == [0.1, 0.3]
-    assert made_up(space, draw).words.keys() == space.domains.keys()
+def test_where_there_are_few_none_is_tried_twice(tmp_path: Path) -> None:
+    source = """
+from ray import tune
+
+METHOD = "rmae"
+SPACE = {"batch": tune.choice([8, 16]), "method.measure.head.depth": tune.randint(1, 4)}
+"""
+    space = plan_at(tmp_path, source).questions()
+    adviser = Adviser(search_of(trials=20), space, 0)
+    assert adviser.most == 6
+    tried = []
+    for number in range(adviser.most):
+        draw = adviser.next(number)
+        tried.append(str(space.words(draw)))
+        one = Record(number, draw, space.words(draw), state="finished", looks=[look(1, 0.1 * (number % 2))])
+        adviser.end(one)
+    assert len(set(tried)) == 6
+
+
+def test_what_was_tried_before_a_resume_is_not_tried_again(tmp_path: Path) -> None:
+    source = "from ray import tune\nMETHOD = 'rmae'\nSPACE = {'batch': tune.choice([8, 16, 32])}"
+    space = plan_at(tmp_path, source).questions()
+    for searcher in ("optuna", "random", "grid"):
+        adviser = Adviser(search_of(trials=3, searcher=searcher), space, 0)
+        adviser.end(Record(0, {"batch": "16"}, {"batch": "16"}, state="finished", looks=[look(1, 0.1)]))
+        adviser.again(Record(2, {"batch": "8"}, {"batch": "8"}, state="running"))
+        assert adviser.next(3) == {"batch": "32"}
+
+
+def test_of_stopped_trials_those_count_more_that_were_trained_for_longer_not_in_more_steps(tmp_path: Path) -> None:
+    plan = plan_at(tmp_path)
+    search, space = plan.search, plan.questions()
+    draw = Adviser(search, space, 0).next(0)
+    small, large = (
+        Record(0, draw, {}, state="stopped", looks=[{"look": 1, "step": steps, "epoch": 1.0, KNN: 0.1}])
+        for steps in (800, 100)
+    )
+    furthest = [frozen(one, search, space.domains).last_step for one in (small, large)]
+    assert furthest[0] == furthest[1]

@@ -9,9 +9,9 @@ from mim_ray.config import resolve
 from mim_ray.errors import Mistake
 from mim_ray.methods import resolved
 from mim_ray.search import search as search_room
-from mim_ray.search.asking import check_end, looked_at, sized
+from mim_ray.search.asking import check_end, looked_at, sized, warn_of_warmups
 from mim_ray.search.memory import Record
-from mim_ray.search.plan import PLAN, Search, imposed, read_plan, refuse_words_of_a_search
+from mim_ray.search.plan import PLAN, Search, imposed, read_plan, refuse_idle_words, refuse_words_of_a_search
 from mim_ray.search.space import of_source
 from tests.search.played import KNN, plan_at, record, search_of
 
@@ -73,13 +73,43 @@ def test_a_grid_has_as_many_trials_as_points(trials: int) -> None:
     space = of_source("own", f"from ray import tune\nMETHOD='mae'\nSPACE={domains}", {})
     assert sized(search_of(searcher="grid", trials=trials), space).trials == 6
     assert sized(search_of(searcher="grid", trials=trials, points=1), space).trials == 2
-    assert sized(search_of(trials=trials), space) == search_of(trials=trials)
+    assert sized(search_of(trials=trials), space).trials == 6  # there are no more different ones
 
 
 def test_a_grid_is_not_cut_short(tmp_path: Path) -> None:
     with pytest.raises(Mistake, match=r"^trials=5: the grid has 8 points: expected as many, or fewer points="):
         sized(search_of(searcher="grid", points=2, trials=5), plan_at(tmp_path).questions())
     assert sized(search_of(searcher="optuna", points=2, trials=5), plan_at(tmp_path).questions()).trials == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "fixed", "said"),
+    [
+        ({"points": 4}, {}, "^points=4: says nothing without searcher=grid"),
+        ({"scheduler": "none", "rungs": 3}, {}, "^rungs=3: says nothing without scheduler=asha"),
+        ({"scheduler": "median", "reduction": 4}, {}, "^reduction=4: says nothing without scheduler=asha"),
+        ({"seeds": 5}, {}, "^seeds=5: says nothing without finalists="),
+        ({"protocol": "knn"}, {}, "^protocol=knn: says nothing without retrain="),
+        ({}, {"tracking.model": "m"}, "^tracking.model=m: only the best is registered: add retrain="),
+    ],
+)
+def test_words_of_which_nothing_would_come_are_refused(
+    words: dict[str, object], fixed: dict[str, str], said: str
+) -> None:
+    with pytest.raises(Mistake, match=said):
+        refuse_idle_words(search_of(**words), fixed)
+    used = {"finalists": 1, "retrain": 9, "seeds": 5, "protocol": "knn"}
+    refuse_idle_words(search_of(**used), {"tracking.model": "m"})
+    refuse_idle_words(search_of(searcher="grid", points=4, rungs=3), {})
+
+
+def test_a_warm_up_that_is_longer_than_the_first_rung_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    runs = [resolved("mae", {"epochs": 9, "schedule.warmup_epochs": epochs}) for epochs in (0, 2)]
+    warn_of_warmups(search_of(scheduler="none"), runs)
+    warn_of_warmups(search_of(), runs[:1])
+    assert caplog.text == ""
+    warn_of_warmups(search_of(), runs)
+    assert "schedule.warmup_epochs=2: is longer than the first rung, after 1 of 9 epochs" in caplog.text
 
 
 @pytest.mark.parametrize(

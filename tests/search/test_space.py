@@ -9,7 +9,8 @@ from optuna.distributions import IntDistribution
 
 from mim_ray.errors import Mistake
 from mim_ray.methods import resolved
-from mim_ray.search.space import Space, check, corners, grid, load, of_source, run_of
+from mim_ray.search.points import check, corners, grid
+from mim_ray.search.space import Space, load, of_source, run_of
 from mim_ray.spaces import space_files
 
 DRAWS = 40

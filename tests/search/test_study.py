@@ -208,6 +208,71 @@ def test_a_search_in_which_nothing_is_found_ends(tmp_path: Path) -> None:
     assert {(one.state, one.reason) for one in Memory(plan.folder)} == {("lost", "its process was lost")}
 
 
+def test_what_is_found_before_the_first_step_is_no_finding(tmp_path: Path) -> None:
+    plan = plan_at(tmp_path, trials=9)
+    played = Played(plan)
+    for number in range(FRUITLESS):
+        assert played.study.suggest(str(number)) is not None
+        drawn = {"found": {"look": 0, "step": 0, "epoch": 0.0, KNN: 0.6}, "look": 0}
+        played.study.on_trial_result(str(number), drawn)
+        played.study.on_trial_complete(str(number), drawn | {"over": "failed", "reason": "it diverged"})
+    assert played.study.is_fruitless
+    assert score_of(search_of(), {"look": 0, "step": 0, "epoch": 0.0, KNN: 0.6}) is None
+
+
+def test_an_outage_does_not_burn_the_trials_that_are_left(tmp_path: Path) -> None:
+    plan = plan_at(tmp_path, trials=9)
+    remembered(plan, record(0, 0.1))
+    played = Played(plan)
+    for number in range(FRUITLESS):
+        assert not played.study.is_fruitless
+        assert played.study.suggest(str(number)) is not None
+        away = {"look": -1, "over": "lost", "reason": "MLflow cannot be reached", "done": True}
+        played.study.on_trial_complete(str(number), away)
+    assert played.study.is_fruitless
+    assert played.study.suggest("another") == Searcher.FINISHED
+    assert [one.losses for one in Memory(plan.folder)] == [0, 1, 1, 1]
+    assert not Played(plan).study.is_fruitless
+
+
+def test_losses_between_which_something_is_learnt_end_nothing(tmp_path: Path) -> None:
+    played = Played(plan_at(tmp_path, trials=9, scheduler="none"))
+    for number in range(2 * FRUITLESS):
+        if number % 2:
+            assert played.study.suggest(str(number)) is not None
+            played.study.on_trial_complete(str(number), error=True)
+        else:
+            trial = played.begin(by_number)
+            assert trial is not None
+            while played.go_on(trial):
+                pass
+    assert not played.study.is_fruitless
+
+
+def test_the_time_that_a_trial_was_trained_is_not_forgotten_with_its_driver(tmp_path: Path) -> None:
+    played = Played(plan_at(tmp_path, trials=1))
+    trial = played.begin(by_number)
+    assert trial is not None
+    for seconds in (90.0, 5.0):
+        played.study.on_trial_result(trial.trial_id, {"look": -1, "seconds": seconds})
+    assert trial.record.seconds == 90
+
+
+def test_the_median_does_not_count_what_an_encoder_was_worth_as_it_was_drawn(tmp_path: Path) -> None:
+    """Where it falls from the first step on, the worse are stopped all the same."""
+    plan = plan_at(tmp_path, trials=6, scheduler="median")
+    played = Played(plan)
+    drawn = {"found": {"look": 0, "step": 0, "epoch": 0.0, KNN: 0.9}, "look": 0}
+
+    def falling(one: Record) -> list[float]:
+        played.study.on_trial_result(next(key for key, it in played.study._of.items() if it is one), drawn)
+        return [0.5 - 0.01 * one.number - 0.01 * epoch for epoch in range(LOOKS)]
+
+    played.play(falling)
+    assert all(one.looks[0]["step"] == 0 for one in played.memory)
+    assert any(len(one.looks) < LOOKS for one in played.memory)
+
+
 def test_each_sitting_may_fail_anew(tmp_path: Path) -> None:
     """The disk that was full is so no longer."""
     plan = plan_at(tmp_path, trials=9)

@@ -127,7 +127,7 @@ def test_a_server_that_does_not_answer_is_one_clear_line(call: Callable[[], Any]
         call()
     assert str(failure.value) == (
         "MLflow at http://127.0.0.1:9/ cannot be reached (Connection refused): "
-        "start `mlflow server` there, or name another one by tracking.uri= or MLFLOW_TRACKING_URI"
+        "start `mlflow server` there, or name another one by MLFLOW_TRACKING_URI, tracking.uri= or --uri"
     )
 
 

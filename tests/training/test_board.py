@@ -1,17 +1,17 @@
 """When a run that is lost again and again is given up."""
 
-from mim_ray.board import FRUITLESS, Board
+from mim_ray.board import LOSSES, Board
 
 
 def test_a_run_that_never_comes_to_a_next_checkpoint_is_given_up() -> None:
     """However far each of its groups had come, and also where processes die without a word, out of memory."""
     board = Board()
-    for lost_at in range(FRUITLESS):
+    for lost_at in range(LOSSES):
         assert board.begins(2) is None
         for step in (20, 21 + lost_at):
             board.tell({"step": step, "saved": 20})
     assert board.begins(2) is not None
-    words = f"lost {FRUITLESS} times in a row after step 20: its processes ended without a word"
+    words = f"lost {LOSSES} times in a row after step 20: its processes ended without a word"
     assert board.refusal() == ("Failure", words)
 
 
@@ -26,7 +26,7 @@ def test_one_loss_is_one_however_many_workers_saw_it() -> None:
 
 def test_a_run_that_gets_on_is_not_given_up() -> None:
     board = Board()
-    for checkpoint in range(3 * FRUITLESS):
+    for checkpoint in range(3 * LOSSES):
         assert board.begins(2) is None
         board.tell({"step": 10 * checkpoint, "saved": 10 * checkpoint})
         board.tell({"step": 10 * checkpoint + 9, "saved": 10 * checkpoint})
@@ -34,7 +34,7 @@ def test_a_run_that_gets_on_is_not_given_up() -> None:
 
 def test_one_checkpoint_makes_up_for_many_losses() -> None:
     board = Board()
-    for _ in range(FRUITLESS - 1):
+    for _ in range(LOSSES - 1):
         assert board.begins(2) is None
         board.tell({"step": 20, "saved": 20})
     assert board.begins(2) is None
@@ -45,7 +45,7 @@ def test_one_checkpoint_makes_up_for_many_losses() -> None:
 
 def test_a_change_of_workers_is_no_loss() -> None:
     board = Board()
-    for workers in range(1, 3 * FRUITLESS):
+    for workers in range(1, 3 * LOSSES):
         assert board.begins(workers) is None
 
 
