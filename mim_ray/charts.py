@@ -121,6 +121,9 @@ def responses(panels: Mapping[str, Sequence[Response]], metric: str, path: Path)
             axes.errorbar(place, point.mean, point.deviation, fmt="o", color="C0", markerfacecolor=face, capsize=3)
         axes.set_xlabel(name, fontsize=8)
     every[0].set_ylabel(metric)
+    for face, words in (("C0", "at the end"), ("none", "at the last look that all trials had, of those stopped")):
+        every[0].plot([], [], "o", color="C0", markerfacecolor=face, label=words)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     figure.savefig(path)
 
 

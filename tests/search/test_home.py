@@ -1,0 +1,59 @@
+"""The search's own run in MLflow."""
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from mim_ray.search.home import Home, with_home
+from mim_ray.search.memory import Memory
+from mim_ray.search.plan import Plan, read_plan
+from mim_ray.search.trial import STATE_TAG, TRIAL_TAG
+from mim_ray.tracking.run import create_run
+from tests.databases import fresh
+from tests.search.played import look, plan_at
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    return plan_at(tmp_path)._replace(tracking_uri=fresh(tmp_path))
+
+
+def homed(plan: Plan) -> Plan:
+    return with_home(plan, "mim_ray", {"trials": 3})
+
+
+def test_a_name_that_comes_again_adopts_nobodys_run(plan: Plan, tmp_path: Path) -> None:
+    first = homed(plan)
+    other = homed(plan._replace(id="1", storage=str(tmp_path / "elsewhere")))
+    assert first.run_id != other.run_id
+    assert read_plan(first.folder).run_id == first.run_id
+
+
+def test_one_that_was_killed_before_it_was_written_down_is_found_again(plan: Plan) -> None:
+    assert homed(plan).run_id == homed(plan).run_id
+
+
+def test_trials_of_whom_nobody_said_how_they_ended_are_closed(plan: Plan) -> None:
+    plan = homed(plan)
+    assert plan.tracking_uri is not None
+    assert plan.run_id is not None
+    memory = Memory(plan.folder)
+    for number in range(3):
+        tags = {"mlflow.parentRunId": plan.run_id, TRIAL_TAG: str(number)}
+        record = memory.add({}, {})
+        record.run_id = create_run(plan.tracking_uri, "mim_ray", f"trial-{number}", {}, tags)
+        record.see(look(9, 0.1 * number))
+    memory.records[0].state, memory.records[1].state, memory.records[2].state = "finished", "stopped", "running"
+    home = Home(plan)
+    home.open(memory)
+    home.tell(memory)
+    home.close([], {"eval/knn_top1": 0.2}, "KILLED", memory)
+    client = MlflowClient(plan.tracking_uri)
+    runs = [client.get_run(str(record.run_id)) for record in memory]
+    assert [run.info.status for run in runs] == ["FINISHED", "KILLED", "KILLED"]
+    assert [run.data.tags[STATE_TAG] for run in runs] == ["finished", "stopped", "interrupted"]
+    parent = client.get_run(plan.run_id)
+    assert (parent.info.status, parent.data.metrics["eval/knn_top1"]) == ("KILLED", 0.2)

@@ -1,0 +1,176 @@
+"""A search from its first sitting to its answer, with trials that are made up and no cluster."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mim_ray.errors import Failure, Mistake
+from mim_ray.search import search as room
+from mim_ray.search.answer import ANSWER
+from mim_ray.search.memory import Memory, Record
+from mim_ray.search.plan import Plan
+from mim_ray.search.study import FRUITLESS, Remembering, Study
+from tests.search.played import KNN, Played, plan_at
+
+LOOKS = 9
+
+
+def learnt(one: Record) -> list[float]:
+    return [0.1 * epoch + 0.01 * one.number for epoch in range(LOOKS)]
+
+
+class World:
+    """What stands for Tune: trials are played, but for those that are lost."""
+
+    def __init__(self) -> None:
+        self.lost: set[int] = set()
+        self.room_for: float = 99
+        """How many trials more there is time for."""
+        self.sittings = 0
+
+    def tuned(self, plan: Plan, study: Study, scheduler: Remembering, **_: Any) -> None:
+        self.sittings += 1
+        played = object.__new__(Played)
+        played.study, played.scheduler, played.memory = study, scheduler, study._memory
+        played.search, played.epochs = plan.search, 0
+        played._numbers = iter(range(99))  # type: ignore[assignment]
+        while (trial := played.begin(learnt)) is not None:
+            if self.room_for <= 0:
+                study.closing = True
+            if trial.record.number in self.lost:
+                away = {"look": -1, "over": "lost", "reason": "MLflow is away", "done": True}
+                study.on_trial_complete(trial.trial_id, away)
+                continue
+            while played.go_on(trial):
+                pass
+            self.room_for -= 1
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    world = World()
+    monkeypatch.setattr(room, "tuned", world.tuned)
+    return world
+
+
+def searched(plan: Plan) -> dict[str, Any]:
+    plan.write()
+    return room._searched(plan, None)
+
+
+def states(plan: Plan) -> list[str]:
+    return [one.state for one in Memory(plan.folder)]
+
+
+def test_finalists_follow_and_the_answer_is_written_down(tmp_path: Path, world: World) -> None:
+    plan = plan_at(tmp_path, trials=4, finalists=2, seeds=2, scheduler="none")
+    result = searched(plan)
+    assert result["finished"]
+    assert len(result["trials"]) == 6
+    assert (result["best"]["seeds"], result["best"]["std"]) == (2, pytest.approx(0.007, abs=1e-3))
+    assert json.loads(plan.folder.read(ANSWER)) == result
+    assert {"trials.json", "learning_curves.png"} <= {path.name for path in (tmp_path / "played/report").iterdir()}
+    assert world.sittings == 2
+
+
+def test_an_answer_that_is_known_needs_no_cluster(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_at(tmp_path, trials=2)
+    result = searched(plan)
+    monkeypatch.setattr(room, "connected", pytest.fail)
+    assert room.resumed("played", str(tmp_path), None, address=None) == json.loads(json.dumps(result))
+    assert world.sittings == 1
+
+
+def test_an_outage_ends_the_sitting_and_the_next_one_loses_nothing(tmp_path: Path, world: World) -> None:
+    plan = plan_at(tmp_path, trials=8, scheduler="none", finalists=1, seeds=2)
+    world.lost = set(range(2, 99))
+    with pytest.raises(Failure, match=r"the last one: MLflow is away: go on with mim-ray search --resume played"):
+        searched(plan)
+    assert states(plan) == ["finished"] * 2 + ["lost"] * FRUITLESS
+    assert not plan.folder.has(ANSWER)
+    world.lost = set()
+    result = searched(plan)
+    assert result["finished"]
+    assert states(plan) == ["finished"] * 9
+
+
+def test_one_that_is_lost_again_and_again_is_left_out(tmp_path: Path, world: World) -> None:
+    plan = plan_at(tmp_path, trials=4, scheduler="none")
+    world.lost = {1}
+    for _ in range(room.SITTINGS):
+        result = searched(plan)
+        assert not result["finished"]
+        assert states(plan) == ["finished", "lost", "finished", "finished"]
+        assert not plan.folder.has(ANSWER)
+    assert searched(plan)["finished"]
+    assert states(plan) == ["finished", "failed", "finished", "finished"]
+
+
+def test_when_the_time_is_up_it_says_that_there_is_more(
+    tmp_path: Path, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = plan_at(tmp_path, trials=4, scheduler="none")
+    world.room_for = 2
+    result = searched(plan)
+    assert not result["finished"]
+    assert result["best"]["value"] == pytest.approx(0.81)
+    assert "go on with mim-ray search --resume played" in caplog.text
+    world.room_for = 99
+    assert searched(plan)["finished"]
+    assert states(plan) == ["finished"] * 4
+
+
+def test_a_sitting_in_which_nothing_is_found_says_why(tmp_path: Path, world: World) -> None:
+    world.lost = {0, 1}
+    with pytest.raises(Failure, match=f"no trial has a value of {KNN} yet: MLflow is away"):
+        searched(plan_at(tmp_path, trials=2))
+
+
+def test_a_winner_that_cannot_be_trained_takes_the_answer_not_along(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_at(tmp_path, trials=2, retrain=18)
+    told: list[object] = []
+
+    def retrained(_plan: Plan, words: dict[str, str], address: str | None) -> dict[str, Any]:
+        told.extend([words, address])
+        if len(told) == 2:
+            raise Mistake("data.train=there: no such file")
+        return {"steps": 18}
+
+    monkeypatch.setattr(room, "retrained", retrained)
+    plan.write()
+    result = room._searched(plan, "ray://there")
+    assert not result["finished"]
+    assert result["best"]["trial"] == 1
+    again = room._searched(plan, "ray://there")
+    assert again["retrained"] == {"steps": 18}
+    assert told == [result["best"]["overrides"], "ray://there"] * 2
+    assert world.sittings == 1
+
+
+def test_what_is_stopped_by_hand_can_be_gone_on_with(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Asked:
+        by = 2
+
+        def __bool__(self) -> bool:
+            return True
+
+    @contextmanager
+    def asking() -> Iterator[Asked]:
+        yield Asked()
+
+    monkeypatch.setattr(room, "asking", asking)
+    world.room_for = 1
+    with caplog.at_level("INFO"), pytest.raises(SystemExit) as ended:
+        searched(plan_at(tmp_path, trials=4, scheduler="none"))
+    assert ended.value.code == 130
+    assert "go on with mim-ray search --resume played" in caplog.text
