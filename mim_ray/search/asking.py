@@ -19,7 +19,7 @@ from mim_ray.search.plan import LOOKS, Plan, Search, imposed
 from mim_ray.search.points import corners, every, grid
 from mim_ray.search.prospect import check_rehearsal, concurrency, cores, prospect
 from mim_ray.search.rehearsal import Rehearsal, rehearsed
-from mim_ray.search.space import METHOD, Space, run_of
+from mim_ray.search.space import METHOD, Space, paths_of, run_of
 from mim_ray.tracking.run import resolved_uri
 from mim_ray.training.job import JOB
 
@@ -87,7 +87,7 @@ def looked_at(own: Search, space: Space, run: Run) -> dict[str, str]:
     """How often a trial is looked at, so that all of them are at the rungs."""
     if own.looks is None:
         return {}
-    if any("epochs" in joined.split(",") for joined in space.domains):
+    if any("epochs" in paths_of(name) for name in space.domains):
         raise Mistake(
             "epochs: trials are compared at the same epochs of the same schedule: expected scheduler=none"
         )

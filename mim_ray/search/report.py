@@ -15,7 +15,7 @@ from mim_ray.scores import is_higher_better
 from mim_ray.search.memory import Record
 from mim_ray.search.plan import Search
 from mim_ray.search.results import front, ranked, rows, spread
-from mim_ray.search.space import Space
+from mim_ray.search.space import WHERE, Space, paths_of
 
 logger = logging.getLogger("mim_ray")
 FEWEST = 4
@@ -81,7 +81,7 @@ def _parallel(records: list[Record], search: Search, space: Space, path: Path) -
         furthest = records
     metric = search.metric[0]
     lines = [
-        {_short(name): _shown(record, name) for name in space.domains if _has(record, name)}
+        {_short(name): _shown(record, name, space) for name in space.domains if space.exists(name, record.draw)}
         | {metric: record.last(metric)}
         for record in furthest
     ]
@@ -109,13 +109,13 @@ def _responses(records: list[Record], every: list[Record], search: Search, space
     panels = {}
     for name in space.domains:
         points = []
-        for record in (record for record in records if _has(record, name)):
+        for record in (record for record in records if space.exists(name, record.draw)):
             early = value_at(record, look, metric)
             if early is not None and record.state != "finished":
-                points.append(charts.Response(_shown(record, name), early, None, is_whole=False))
+                points.append(charts.Response(_shown(record, name, space), early, None, is_whole=False))
             if record.state == "finished":
                 mean, deviation = spread(record, every, metric)
-                points.append(charts.Response(_shown(record, name), mean, deviation, is_whole=True))
+                points.append(charts.Response(_shown(record, name, space), mean, deviation, is_whole=True))
         panels[_short(name)] = points
     charts.responses(panels, metric, path)
     return True
@@ -143,17 +143,14 @@ def _front(records: list[Record], search: Search, path: Path) -> bool:
     return True
 
 
-def _has(record: Record, name: str) -> bool:
-    """Whether the setting exists in this trial."""
-    return name.split(",")[0] in record.words
-
-
-def _shown(record: Record, name: str) -> object:
-    if not _has(record, name):
+def _shown(record: Record, name: str, space: Space) -> object:
+    if not space.exists(name, record.draw):
         return "–"
     return as_text(record.draw[name]) if not isinstance(record.draw[name], int | float) else record.draw[name]
 
 
 def _short(name: str) -> str:
     """Of joined paths the first."""
-    return name.split(",")[0] + (" …" if "," in name else "")
+    first, *others = paths_of(name)
+    case = name.partition(WHERE)[2]
+    return first + " …" * bool(others) + (f" ({case})" if case else "")

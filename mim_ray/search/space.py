@@ -31,6 +31,9 @@ NEVER = (
 )  # fmt: skip
 """What all trials share, or they could not be compared, or not take turns on the same workers."""
 
+WHERE = " where "
+"""Between a path and the case that one of its domains is for."""
+
 Draw = Mapping[str, object]
 """A value for each name of the space."""
 
@@ -39,9 +42,9 @@ class Space(NamedTuple):
     name: str
     method: str
     domains: dict[str, BaseDistribution]
-    """By dotted path; paths that are joined by commas have one value together."""
+    """By name: a dotted path, or several that have one value together, and the case where there are cases."""
     only: dict[str, tuple[str, tuple[str, ...]]]
-    """Paths that exist only where another has one of some values."""
+    """Names that exist only where another has one of some values."""
     goal: str
     source: str
 
@@ -49,20 +52,24 @@ class Space(NamedTuple):
         """The overrides of a draw, without what does not exist in it."""
         found: dict[str, str] = {}
         for name, value in draw.items():
-            if self._exists(name, draw):
-                found |= dict.fromkeys(name.split(","), _typed(value, self.domains[name]))
+            if self.exists(name, draw):
+                found |= dict.fromkeys(paths_of(name), _typed(value, self.domains[name]))
         return found
 
-    def _exists(self, name: str, draw: Draw) -> bool:
+    def exists(self, name: str, draw: Draw) -> bool:
         if name not in self.only:
             return True
         other, values = self.only[name]
-        return as_text(draw[other]) in values and self._exists(other, draw)
+        return as_text(draw[other]) in values and self.exists(other, draw)
 
     def sentence(self, words: Mapping[str, str]) -> tuple[str, dict[str, str]]:
         """The method and its overrides, of which a space may choose both."""
         rest = dict(words)
         return rest.pop(METHOD, self.method), rest
+
+
+def paths_of(name: str) -> list[str]:
+    return name.partition(WHERE)[0].split(",")
 
 
 def load(where: str, fixed: Mapping[str, str]) -> Space:
@@ -85,10 +92,17 @@ def of_source(name: str, source: str, fixed: Mapping[str, str]) -> Space:
         asked = _answered(asked, resolved(method, words), name)
     if not isinstance(asked, dict) or not asked:
         raise Mistake(f"space {name}: expected SPACE = {{path: domain, …}}, or space(run) that returns it")
-    domains = {_clean(path): _distribution(name, _clean(path), domain) for path, domain in asked.items()}
-    only = _only(name, module)
+    cases = {_clean(path): _cases(path, domain) for path, domain in asked.items()}
+    domains = {one: _distribution(name, one, domain) for case in cases.values() for one, domain, _ in case}
+    only = _only(name, module) | {
+        one: rule for case in cases.values() for one, _, rule in case if rule is not None
+    }
     if wrong := {other for path, (on, _) in only.items() for other in (path, on)} - domains.keys():
         raise Mistake(f"space {name}: ONLY speaks of {min(wrong)!r}{nearest(min(wrong), domains)}")
+    for path, (on, values) in only.items():
+        choices = getattr(domains[on], "choices", values)
+        if wrong := set(values) - set(choices):
+            raise Mistake(f"space {name}: {path}: {on}={min(wrong)} is never drawn{nearest(min(wrong), choices)}")
     for path in only:
         seen = [path]
         while seen[-1] in only and len(set(seen)) == len(seen):
@@ -96,7 +110,7 @@ def of_source(name: str, source: str, fixed: Mapping[str, str]) -> Space:
         if len(set(seen)) < len(seen):
             raise Mistake(f"space {name}: ONLY goes in a circle: {' on '.join(seen)}")
     space = Space(name, method, domains, only, goal, source)
-    paths = [path for joined in domains for path in joined.split(",")]
+    paths = [path for joined in cases for path in paths_of(joined)]
     for path in paths:
         if paths.count(path) > 1:
             raise Mistake(f"space {name}: {path} is there twice: expected one domain for it")
@@ -149,6 +163,18 @@ def _answered(question: Callable[[Run], Any], run: Run, name: str) -> Any:
 
 def _clean(path: object) -> str:
     return ",".join(part.strip() for part in str(path).split(","))
+
+
+def _cases(path: object, domain: Any) -> list[tuple[str, object, tuple[str, tuple[str, ...]] | None]]:
+    """(name, domain, rule) of a path: one, or one for each (other path, value) of a dictionary by these."""
+    whole = _clean(path)
+    by_case = isinstance(domain, dict) and all(isinstance(key, tuple) and len(key) == 2 for key in domain)
+    if not by_case or not domain:
+        return [(whole, domain, None)]
+    return [
+        (f"{whole}{WHERE}{other}={as_text(value)}", one, (_clean(other), (as_text(value),)))
+        for (other, value), one in domain.items()
+    ]
 
 
 def _only(name: str, module: Mapping[str, Any]) -> dict[str, tuple[str, tuple[str, ...]]]:

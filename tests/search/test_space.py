@@ -9,7 +9,7 @@ from optuna.distributions import IntDistribution
 
 from mim_ray.errors import Mistake
 from mim_ray.methods import resolved
-from mim_ray.search.points import check, corners, grid
+from mim_ray.search.points import check, corners, every, grid
 from mim_ray.search.space import Space, load, of_source, run_of
 from mim_ray.spaces import space_files
 
@@ -114,6 +114,34 @@ def test_a_path_exists_only_where_another_has_a_value() -> None:
     draw = {"method.measure.loss": "infonce", "method.measure.temperature": 0.15}
     assert space.words(draw)["method.measure.temperature"] == "0.15"
     assert space.words(draw | {"method.measure.loss": "byol"}) == {"method.measure.loss": "byol"}
+
+
+def test_bounds_may_depend_on_what_another_path_has() -> None:
+    depth = "method.encoder.depth"
+    space = space_of(
+        "'encoder': tune.choice(['micro', 'vit-tiny']), "
+        f"'{depth}': {{('encoder', 'micro'): tune.randint(2, 5), ('encoder', 'vit-tiny'): tune.randint(6, 13)}}"
+    )
+    small, large = (f"{depth} where encoder={word}" for word in ("micro", "vit-tiny"))
+    draw = {"encoder": "micro", small: 3, large: 12}
+    assert space.words(draw) == {"encoder": "micro", depth: "3"}
+    assert space.words(draw | {"encoder": "vit-tiny"}) == {"encoder": "vit-tiny", depth: "12"}
+    check(space, {})
+    assert len(every(space)) == 3 + 7
+
+
+def test_a_case_that_is_never_drawn_is_refused() -> None:
+    with pytest.raises(Mistake, match=r"encoder=vit-tin is never drawn: did you mean 'vit-tiny'\?"):
+        space_of(
+            "'encoder': tune.choice(['vit-tiny']), "
+            "'method.encoder.depth': {('encoder', 'vit-tin'): tune.randint(2, 5)}"
+        )
+
+
+def test_a_whole_number_within_a_range_that_the_method_refuses_is_found() -> None:
+    space = space_of("'method.measure.head.width': tune.randint(64, 129)")
+    with pytest.raises(Mistake, match=r"at method\.measure\.head\.width="):
+        check(space, {})
 
 
 def test_what_hangs_on_a_path_that_is_not_there_is_not_there() -> None:

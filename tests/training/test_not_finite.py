@@ -84,6 +84,6 @@ def test_the_fourth_time_it_fails_and_names_the_samples(
     ended = spoiled(tmp_path, *steps, world=world)
     assert ended.code == 1
     said = ended.said.splitlines()[-1]
-    assert "Failure: the loss was not finite 4 times, the last time at step " in said
+    assert "Diverged: the loss was not finite 4 times, the last time at step " in said
     assert said.count(",") > BATCH - 1
     assert "sample:shapes:n=64: lower optim.blr" in said
