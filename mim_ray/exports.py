@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mim_ray import models
 from mim_ray.encoders.vit import ViT
 from mim_ray.errors import Failure, Mistake, nearest
+from mim_ray.model_card import described
 from mim_ray.models import Pretrained
 from mim_ray.siamese import Siamese
 from mim_ray.weights.files import save_timm, save_vit
@@ -43,6 +44,7 @@ def pull(where: str, form: str, to: Path, uri: str | None = None) -> dict[str, A
         check_example(model, source)
         exported = FORMATS[form](model, aside / form)
         check_same(model, exported, models.example_of(model.card.run), form)
+        (aside / form / models.README).write_text(described(model.card))
         (aside / form).replace(to)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

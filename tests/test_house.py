@@ -76,7 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"data", "evaluate", "launch", "methods", "resume", "storage", "subject", "training", "transforms", "views"}
     | {"weights"},
     "model_card": {"config", "methods", "run"},
-    "exports": BASEMENT | {"encoders", "models", "siamese", "weights"},
+    "exports": BASEMENT | {"encoders", "model_card", "models", "siamese", "weights"},
     "models_cli": {
         "charts",
         "config",

@@ -283,6 +283,7 @@ def test_every_format_gives_the_same_outputs(tmp_path: Path, form: str, method: 
         return
     result = pull(str(where), form, tmp_path / "out")
     assert result["files"] == sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert f"trained by `{method}`" in (tmp_path / "out" / "README.md").read_text()
     assert not list(tmp_path.glob(".*"))
     with pytest.raises(Mistake, match="exists: name a new folder"):
         pull(str(where), form, tmp_path / "out")
@@ -328,7 +329,7 @@ def test_a_registered_model_is_pulled_where_nothing_was_trained(
     done = mim_ray.train("mae", {**words, "data.train": "sample:shapes:n=48", "tracking.model": "mim-pulled"})
     shutil.rmtree(tmp_path / "runs")
     assert cli.run(["models", "pull", "mim-pulled/1", "--to", "pulled", "--format", "timm", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["files"] == ["model.safetensors"]
+    assert json.loads(capsys.readouterr().out)["files"] == ["README.md", "model.safetensors"]
     assert cli.run(["models", "show", "mim-pulled/1"]) == 0
     shown = capsys.readouterr().out
     assert done["run_id"] in shown
