@@ -19,12 +19,12 @@ from mim_ray.errors import Mistake, nearest
 from mim_ray.launch import checksums, train
 from mim_ray.measures.classify import Classify, Probe
 from mim_ray.methods import PROTOCOLS, recipe, resolved
-from mim_ray.resume import absolute, refuse_secrets
+from mim_ray.resume import PLACES, absolute, refuse_secrets
 from mim_ray.run import Run
 from mim_ray.storage import Folder
 from mim_ray.subject import Subject, encoder_words, subject
-from mim_ray.tracking.run import add_results, create_run, end_run, resolved_uri
-from mim_ray.training.job import JOB, START
+from mim_ray.tracking.run import add_results, create_run, end_run, reopen_run, resolved_uri, tags_of
+from mim_ray.training.job import JOB, START, job_of
 from mim_ray.weights.names import from_others
 
 FOR_CNNS = {"finetune": "finetune_a3", "linear": "linear_r50"}
@@ -79,17 +79,14 @@ def evaluate(
     if seeds == 1:
         found = [_trained(method, words | {"name": name}, judged, tags, address, track)]
         return verdict(protocol, found)
-    first = run.seed
-    summary = (
-        create_run(uri, run.tracking.experiment, name, flatten(run), tags | checksums(run)) if track else None
-    )
+    each = [words | {"name": f"{name}-seed{seed}", "seed": seed} for seed in range(run.seed, run.seed + seeds)]
+    summary = _summary(uri, name, run, tags, _folder_of(resolved(method, each[0]))) if track else None
     if summary is not None:
         tags["mlflow.parentRunId"] = summary
     found = []
     try:
-        for seed in range(first, first + seeds):
-            named = {"name": f"{name}-seed{seed}", "seed": seed}
-            found.append(_trained(method, words | named, judged, tags, address, track))
+        for one in each:
+            found.append(_trained(method, one, judged, tags, address, track, may_go_on=True))
     except BaseException:
         if summary is not None:
             end_run(uri, summary, "FAILED")
@@ -206,16 +203,39 @@ def _trained(
     tags: Mapping[str, str],
     address: str | None,
     track: bool,
+    *,
+    may_go_on: bool = False,
 ) -> dict[str, Any]:
     """The weights go into the run's own folder, so that it can go on wherever that is."""
     run = resolved(method, words)
-    folder = Folder(absolute(run.storage)).below(run.name)
-    if judged.weights is not None and not folder.has(JOB):  # a name that is taken is refused by what follows
-        folder.write(
-            START, save({name: weight.contiguous() for name, weight in from_others(judged.weights).items()})
-        )
+    folder, start = _folder_of(run), None
+    if judged.weights is not None:
+        start = save({name: weight.contiguous() for name, weight in from_others(judged.weights).items()})
         words = {**words, "start": f"{folder.url}/{START}"}
+    if may_go_on and folder.has(JOB):
+        there = job_of(folder.read(JOB))
+        asked = resolved(method, {**words, "storage": there.run.storage})
+        if (there.method, there.run) != (method, asked) or (start is not None and folder.read(START) != start):
+            raise Mistake(f"name={run.name}: {folder.url} has another judging of that name: rename")
+        places = {path: str(words[path]) for path in PLACES if path in words}
+        return train(resume=run.name, overrides=places, address=address)
+    if start is not None and not folder.has(JOB):  # a name that is taken is refused by what follows
+        folder.write(START, start)
     return train(method, words, address=address, track=track, tags=tags)
+
+
+def _folder_of(run: Run) -> Folder:
+    return Folder(absolute(run.storage)).below(run.name)
+
+
+def _summary(uri: str, name: str, run: Run, tags: Mapping[str, str], first: Folder) -> str:
+    """The run in MLflow for all seeds together: that of an earlier try, which its `first` seed knows, or a new one."""
+    known = job_of(first.read(JOB)).run_id if first.has(JOB) else None
+    if known is None:
+        return create_run(uri, run.tracking.experiment, name, flatten(run), tags | checksums(run))
+    summary = tags_of(uri, known)["mlflow.parentRunId"]
+    reopen_run(uri, summary)
+    return summary
 
 
 def verdict(protocol: str, found: list[dict[str, Any]]) -> dict[str, Any]:

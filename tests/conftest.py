@@ -7,9 +7,7 @@ import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "passive"
-    )  # spinning takes cores of others
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning takes cores of others
 
 for stop, heeded in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if (

@@ -9,6 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 import mim_ray
+from mim_ray import judge, launch
 from mim_ray.data.samples import SHAPES
 from mim_ray.errors import Failure, Mistake
 from mim_ray.judge import evaluate
@@ -93,6 +94,30 @@ def test_seeds_are_runs_and_their_mean_is_told(here: Path) -> None:
     assert summary["eval/top1_std"] == pytest.approx(result["std"]["eval/top1"])
     assert {"eval/top1_1", "eval/top5"} < result["metrics"].keys() == result["std"].keys()
     assert "eval/rate" not in result["metrics"]  # the mean of the best classifiers' names
+
+
+def test_seeds_that_were_cut_short_go_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {**QUICK, "epochs": 1, "name": "cut"}
+    trained: list[str] = []
+
+    def cut(*of: Any, **more: Any) -> Any:
+        trained.append(more.get("resume") or of[1]["name"])
+        if trained == ["cut-seed0", "cut-seed1"]:
+            raise KeyboardInterrupt
+        return launch.train(*of, **more)
+
+    monkeypatch.setattr(judge, "train", cut)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate("linear", "random:micro", words, seeds=3)
+    result = evaluate("linear", "random:micro", words, seeds=3)
+    assert trained == ["cut-seed0", "cut-seed1", "cut-seed0", "cut-seed1", "cut-seed2"]
+    client = MlflowClient(f"sqlite:///{here}/mlflow.db")
+    (summary,) = client.search_runs(["1"], "attributes.run_name = 'cut'")
+    assert (summary.info.run_id, summary.info.status) == (result["run_id"], "FINISHED")
+    children = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{result['run_id']}'")
+    assert sorted(run.info.run_name for run in children) == ["cut-seed0", "cut-seed1", "cut-seed2"]
+    with pytest.raises(Mistake, match=r"^name=cut-seed0: .* has another judging of that name: rename"):
+        evaluate("linear", "random:micro", {**words, "epochs": 2}, seeds=3)
 
 
 def test_the_same_seed_is_the_same_result_and_a_stopped_protocol_goes_on() -> None:

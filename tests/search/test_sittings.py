@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,17 @@ import pytest
 from mim_ray.errors import Failure, Mistake
 from mim_ray.search import search as room
 from mim_ray.search.answer import ANSWER
+from mim_ray.search.asking import Asking
 from mim_ray.search.memory import Memory, Record
 from mim_ray.search.plan import Plan
 from mim_ray.search.study import FRUITLESS, Remembering, Study
-from tests.search.played import KNN, Played, plan_at
+from tests.search.played import KNN, Played, plan_at, search_of
 
 LOOKS = 9
+PROSPECT = {
+    "steps_of_a_trial": 36, "seconds_of_a_step": 0.1, "seconds_of_a_look": 1.0, "whole_trials": [1.3, 3],
+    "worker_hours": [0.9, 3.0], "hours": [0.5, 1.5], "resources": "2 CPU",
+}  # fmt: skip
 
 
 def learnt(one: Record) -> list[float]:
@@ -85,6 +90,21 @@ def test_an_answer_that_is_known_needs_no_cluster(
     monkeypatch.setattr(room, "connected", pytest.fail)
     assert room.resumed("played", str(tmp_path), None, address=None) == json.loads(json.dumps(result))
     assert world.sittings == 1
+
+
+def test_a_plan_is_told_and_leaves_nothing(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    asked = Asking(plan_at(tmp_path, trials=3), plan_at(tmp_path).questions(), PROSPECT)
+    monkeypatch.setattr(room, "connected", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(room, "asked_of", lambda *_, **__: asked)
+    fixed = {"encoder": "micro", "data.train": "sample:shapes:n=64", "storage": str(tmp_path), "epochs": "18"}
+    own = search_of(name="told", trials=3)
+    found = room.search("rmae_lambda", own, fixed, address=None, track=True, only_plan=True, say=said.append)
+    assert (found["name"], found["trials"], found["hours"]) == ("told", 3, [0.5, 1.5])
+    assert "each on 1 worker of 2 CPU, 1 at a time" in said[0]
+    assert "about 1.3 to 3 whole trials in all: 0.9 to 3 worker hours, 0.5 to 1.5 on the clock" in said[0]
+    assert not (tmp_path / "told").exists()
+    assert world.sittings == 0
 
 
 def test_an_outage_ends_the_sitting_and_the_next_one_loses_nothing(tmp_path: Path, world: World) -> None:
