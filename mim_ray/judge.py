@@ -229,10 +229,10 @@ def _folder_of(run: Run) -> Folder:
 
 
 def _summary(uri: str, name: str, run: Run, tags: Mapping[str, str], first: Folder) -> str:
-    """The run in MLflow for all seeds together: that of an earlier try, which its `first` seed knows, or a new one."""
+    """The run in MLflow for all seeds: that of an earlier try, which its `first` seed knows, or a new one."""
     known = job_of(first.read(JOB)).run_id if first.has(JOB) else None
     if known is None:
-        return create_run(uri, run.tracking.experiment, name, flatten(run), tags | checksums(run))
+        return create_run(uri, run.tracking.experiment, name, flatten(run), {**tags, **checksums(run)})
     summary = tags_of(uri, known)["mlflow.parentRunId"]
     reopen_run(uri, summary)
     return summary
