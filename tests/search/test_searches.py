@@ -107,13 +107,13 @@ def test_a_search_that_loses_drivers_and_a_node_ends_as_one_that_lost_nothing(
     searched: Searched, start: Start
 ) -> None:
     """Eight trials of two workers where one trial fits at a time."""
-    searched.begin("lossy", trials=8, workers_per_trial=2, epochs=6, rungs=1)
-    searched.wait_for("lossy", 10)
+    searched.begin("lossy", trials=8, workers_per_trial=2, epochs=3, rungs=1)
+    searched.wait_for("lossy", 6)
     searched.lose_driver()
     searched.go_on("lossy")
-    searched.wait_for("lossy", 40)
+    searched.wait_for("lossy", 20)
     searched.lose_node()
-    searched.wait_for("lossy", 60)
+    searched.wait_for("lossy", 30)
     searched.lose_driver()
     searched.go_on("lossy")
     result = searched.ended()
