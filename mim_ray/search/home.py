@@ -28,6 +28,9 @@ logger = logging.getLogger("mim_ray")
 ID_TAG = "mim_ray.search_id"
 
 
+INTERRUPTED = "interrupted"
+"""Of a trial that goes on in another sitting."""
+
 STATUS: dict[str, End] = {"finished": "FINISHED", "failed": "FAILED", "lost": "FAILED"}
 """Of a trial's run; of all others KILLED."""
 
@@ -87,6 +90,9 @@ class Home:
             return
         try:
             self._end_trials(self._uri, memory)
+            for record in memory:
+                if record.is_open and record.run_id is not None:  # its own process took it to be over
+                    tag_run(self._uri, record.run_id, {STATE_TAG: INTERRUPTED})
             add_results(self._uri, self._plan.run_id, metrics, files)
             end_run(self._uri, self._plan.run_id, status)
         except Failure as failure:
@@ -98,6 +104,6 @@ class Home:
         by_id = {record.run_id: record for record in memory}
         for run_id in running_children(uri, self._plan.run_id):
             record = by_id.get(run_id)
-            state = "interrupted" if record is None or record.is_open else record.state
+            state = INTERRUPTED if record is None or record.is_open else record.state
             tag_run(uri, run_id, {STATE_TAG: state})
             end_run(uri, run_id, STATUS.get(state, "KILLED"))

@@ -85,6 +85,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             if self._slot is None:
                 self._slot = Slot(run, folder)
             self._slot.begin(self._job, max((int(look["step"]) for look in record.looks), default=-1))
+            self._tag("running")
         except Mistake as refusal:
             self._refusal = str(refusal)
         except (Failure, OSError) as trouble:  # of a server or a disk: another sitting may have more luck

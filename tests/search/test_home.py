@@ -6,10 +6,10 @@ import pytest
 from mlflow import MlflowClient
 
 from mim_ray.search.home import Home, with_home
-from mim_ray.search.memory import Memory
+from mim_ray.search.memory import Memory, State
 from mim_ray.search.plan import Plan, read_plan
 from mim_ray.search.trial import STATE_TAG, TRIAL_TAG
-from mim_ray.tracking.run import create_run
+from mim_ray.tracking.run import create_run, end_run, tag_run
 from tests.databases import fresh
 from tests.search.played import look, plan_at
 
@@ -41,19 +41,23 @@ def test_trials_of_whom_nobody_said_how_they_ended_are_closed(plan: Plan) -> Non
     assert plan.tracking_uri is not None
     assert plan.run_id is not None
     memory = Memory(plan.folder)
-    for number in range(3):
+    for number in range(4):
         tags = {"mlflow.parentRunId": plan.run_id, TRIAL_TAG: str(number)}
         record = memory.add({}, {})
         record.run_id = create_run(plan.tracking_uri, "mim_ray", f"trial-{number}", {}, tags)
         record.see(look(9, 0.1 * number))
-    memory.records[0].state, memory.records[1].state, memory.records[2].state = "finished", "stopped", "running"
+    states: tuple[State, ...] = ("finished", "stopped", "running", "running")
+    for record, state in zip(memory, states, strict=True):
+        record.state = state
+    tag_run(plan.tracking_uri, str(memory.records[3].run_id), {STATE_TAG: "stopped"})
+    end_run(plan.tracking_uri, str(memory.records[3].run_id), "FINISHED")
     home = Home(plan)
     home.open(memory)
     home.tell(memory)
     home.close([], {"eval/knn_top1": 0.2}, "KILLED", memory)
     client = MlflowClient(plan.tracking_uri)
     runs = [client.get_run(str(record.run_id)) for record in memory]
-    assert [run.info.status for run in runs] == ["FINISHED", "KILLED", "KILLED"]
-    assert [run.data.tags[STATE_TAG] for run in runs] == ["finished", "stopped", "interrupted"]
+    assert [run.info.status for run in runs] == ["FINISHED", "KILLED", "KILLED", "FINISHED"]
+    assert [run.data.tags[STATE_TAG] for run in runs] == ["finished", "stopped", "interrupted", "interrupted"]
     parent = client.get_run(plan.run_id)
     assert (parent.info.status, parent.data.metrics["eval/knn_top1"]) == ("KILLED", 0.2)
