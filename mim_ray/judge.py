@@ -23,7 +23,7 @@ from mim_ray.resume import PLACES, absolute, refuse_secrets
 from mim_ray.run import Run
 from mim_ray.storage import Folder
 from mim_ray.subject import Subject, encoder_words, subject
-from mim_ray.tracking.run import add_results, create_run, end_run, reopen_run, resolved_uri, tags_of
+from mim_ray.tracking.run import PARENT, add_results, create_run, end_run, reopen_run, resolved_uri, tags_of
 from mim_ray.training.job import JOB, START, job_of
 from mim_ray.weights.names import from_others
 
@@ -73,7 +73,7 @@ def evaluate(
     name = run.name or f"{protocol}-{judged.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     tags = {"mim_ray.protocol": protocol, "mim_ray.model": model, "mim_ray.settings": settings(method, run, given)}
     if judged.run_id is not None:
-        tags["mlflow.parentRunId"] = judged.run_id
+        tags[PARENT] = judged.run_id
     if judged.part is not None:
         tags["mim_ray.part"] = judged.part
     if seeds == 1:
@@ -82,7 +82,7 @@ def evaluate(
     each = [words | {"name": f"{name}-seed{seed}", "seed": seed} for seed in range(run.seed, run.seed + seeds)]
     summary = _summary(uri, name, run, tags, _folder_of(resolved(method, each[0]))) if track else None
     if summary is not None:
-        tags["mlflow.parentRunId"] = summary
+        tags[PARENT] = summary
     found = []
     try:
         for one in each:
@@ -233,7 +233,7 @@ def _summary(uri: str, name: str, run: Run, tags: Mapping[str, str], first: Fold
     known = job_of(first.read(JOB)).run_id if first.has(JOB) else None
     if known is None:
         return create_run(uri, run.tracking.experiment, name, flatten(run), {**tags, **checksums(run)})
-    summary = tags_of(uri, known)["mlflow.parentRunId"]
+    summary = tags_of(uri, known)[PARENT]
     reopen_run(uri, summary)
     return summary
 

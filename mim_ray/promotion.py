@@ -3,7 +3,7 @@
 from typing import Any
 
 from mim_ray.errors import Mistake
-from mim_ray.scores import is_higher_better
+from mim_ray.scores import worth
 from mim_ray.tracking.ranking import differences, score
 from mim_ray.tracking.registry import CHAMPION, PREVIOUS, Version, set_champion, version_of
 
@@ -23,7 +23,7 @@ def promoted(uri: str, model: str, metric: str, alias: str = CHAMPION, *, force:
         if unlike := differences(candidate, champion):
             raise Mistake(f"{metric} of {model} and of {new.name}@{alias} cannot be compared: {'; '.join(unlike)}")
         ahead = candidate.value - champion.value
-        if (ahead if is_higher_better(metric) else -ahead) <= 0:
+        if worth(metric, ahead) <= 0:
             words = f"{metric} is {candidate.value:.4f}, and {champion.value:.4f} of {new.name}@{alias}"
             raise Mistake(f"{model} is not better: {words}: --force")
 

@@ -15,6 +15,11 @@ COST = ("cost/gflops", "cost/parameters")
 """What a step costs for each picture, and how many weights it trains: known before it is begun."""
 
 
+def worth(metric: str, value: float) -> float:
+    """By which any two are compared: higher is better."""
+    return value if is_higher_better(metric) else -value
+
+
 def is_higher_better(metric: str) -> bool:
     """Of all that a run logs; what is not of these is a share that is right, or says nothing of a model."""
     if metric.startswith("train/"):

@@ -16,7 +16,7 @@ ANSWER = "answer.json"
 Answer = dict[str, Any]
 
 
-def known_answer(plan: Plan) -> dict[str, Any] | None:
+def known_answer(plan: Plan) -> Answer | None:
     """Of a search that was brought to its end."""
     return dict(json.loads(plan.folder.read(ANSWER))) if plan.folder.has(ANSWER) else None
 

@@ -11,7 +11,7 @@ from mim_ray.promotion import promoted
 from mim_ray.search.memory import Record
 from mim_ray.search.plan import LOOKS, Plan
 from mim_ray.search.trial import SEARCH_TAG, SPACE_TAG
-from mim_ray.tracking.run import children, delete_runs, resolved_uri
+from mim_ray.tracking.run import PARENT, children, delete_runs, resolved_uri
 from mim_ray.training.job import JOB
 
 logger = logging.getLogger("mim_ray")
@@ -47,7 +47,7 @@ def _trained(plan: Plan, words: Mapping[str, str], address: str | None) -> dict[
     tags = {SPACE_TAG: plan.space, SEARCH_TAG: plan.name, WINNER_TAG: "true"}
     if plan.uri is not None and plan.run_id is not None:
         delete_runs(plan.uri, children(plan.uri, plan.run_id, {WINNER_TAG: "true"}))  # half made
-        tags["mlflow.parentRunId"] = plan.run_id
+        tags[PARENT] = plan.run_id
     return train(method, given, address=address, track=plan.uri is not None, tags=tags)
 
 

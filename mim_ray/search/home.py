@@ -16,18 +16,16 @@ from mim_ray.tracking.run import (
     add_documents,
     add_metrics,
     add_results,
+    children,
     create_run,
     end_run,
     reopen_run,
-    running_children,
     tag_run,
     tagged,
 )
 
 logger = logging.getLogger("mim_ray")
 ID_TAG = "mim_ray.search_id"
-
-
 INTERRUPTED = "interrupted"
 """Of a trial that goes on in another sitting."""
 
@@ -102,7 +100,7 @@ class Home:
         """Runs that say RUNNING though nobody trains them: of whoever was lost before saying how they ended."""
         assert self._plan.run_id is not None
         by_id = {record.run_id: record for record in memory}
-        for run_id in running_children(uri, self._plan.run_id):
+        for run_id in children(uri, self._plan.run_id, {}, running=True):
             record = by_id.get(run_id)
             state = INTERRUPTED if record is None or record.is_open else record.state
             tag_run(uri, run_id, {STATE_TAG: state})

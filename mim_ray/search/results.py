@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
-from mim_ray.scores import is_higher_better
+from mim_ray.scores import worth
 from mim_ray.search.memory import Record
 from mim_ray.search.plan import Search
 
@@ -15,11 +15,10 @@ Row = dict[str, Any]
 def ranked(records: Iterable[Record], search: Search) -> list[Record]:
     """Those that came furthest first, of them the best first: values at different epochs say little."""
     first = search.metric[0]
-    sign = 1 if is_higher_better(first) else -1
     valued = [
         record for record in records if record.last(first) is not None and record.state not in ("failed", "lost")
     ]
-    return sorted(valued, key=lambda one: (one.epoch, sign * (one.last(first) or 0.0)), reverse=True)
+    return sorted(valued, key=lambda one: (one.epoch, worth(first, one.last(first) or 0.0)), reverse=True)
 
 
 def best_of(records: Iterable[Record], search: Search) -> Record | None:
@@ -30,10 +29,9 @@ def best_of(records: Iterable[Record], search: Search) -> Record | None:
         return None
     rivals = [record for record in firsts if seeds_of(record, every)] or firsts
     furthest = max(record.epoch for record in rivals)
-    sign = 1 if is_higher_better(search.metric[0]) else -1
     return max(
         (record for record in rivals if math.isclose(record.epoch, furthest)),
-        key=lambda one: sign * spread(one, every, search.metric[0])[0],
+        key=lambda one: worth(search.metric[0], spread(one, every, search.metric[0])[0]),
     )
 
 
@@ -50,12 +48,9 @@ def spread(record: Record, records: Iterable[Record], metric: str) -> tuple[floa
 
 def front(records: Iterable[Record], search: Search) -> list[Record]:
     """Trials than which no other is better in one metric and not worse in another."""
-    signs = [1 if is_higher_better(metric) else -1 for metric in search.metric]
     ended = [record for record in records if record.of is None and record.state == "finished"]
     points = {
-        record.number: [
-            sign * (record.last(metric) or 0.0) for sign, metric in zip(signs, search.metric, strict=True)
-        ]
+        record.number: [worth(metric, record.last(metric) or 0.0) for metric in search.metric]
         for record in ended
         if all(record.last(metric) is not None for metric in search.metric)
     }

@@ -8,7 +8,7 @@ from typing import Any
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
-from mim_ray.scores import is_higher_better
+from mim_ray.scores import worth
 from mim_ray.search.advice import Adviser
 from mim_ray.search.memory import Look, Memory, Record
 from mim_ray.search.plan import Plan, Search
@@ -141,7 +141,7 @@ def score_of(search: Search, look: Look) -> float | None:
     metric = search.metric[0]
     if metric not in look or look["step"] == 0:
         return None
-    value = look[metric] if is_higher_better(metric) else -look[metric]
+    value = worth(metric, look[metric])
     return value if math.isfinite(value) else -FAR
 
 

@@ -18,8 +18,7 @@ from mim_ray.search.patience import patiently
 from mim_ray.search.plan import Plan
 from mim_ray.search.slot import Slot
 from mim_ray.search.study import SCORE, TRIAL, score_of
-from mim_ray.storage import Folder
-from mim_ray.tracking.run import children, delete_runs, end_run, tag_run
+from mim_ray.tracking.run import PARENT, children, delete_runs, end_run, tag_run
 from mim_ray.training.best import steps_between_looks
 from mim_ray.training.job import JOB, Job, job_of
 
@@ -192,7 +191,7 @@ def costs_of(run: Run) -> dict[str, float]:
 def job_of_trial(plan: Plan, record: Record) -> Job:
     """As it was left, or a new one; a run that MLflow knows and that has no folder yet was only half made."""
     method, words = plan.of_trial(record)
-    folder = Folder(words["storage"]).below(words["name"])
+    folder = plan.runs.below(words["name"])
     uri = plan.uri
     if folder.has(JOB):
         job = job_of(folder.read(JOB))
@@ -202,7 +201,7 @@ def job_of_trial(plan: Plan, record: Record) -> Job:
     if uri is None or plan.run_id is None:
         return entered(job, {})
     tags = {
-        "mlflow.parentRunId": plan.run_id,
+        PARENT: plan.run_id,
         SPACE_TAG: plan.space,
         SEARCH_TAG: plan.name,
         TRIAL_TAG: str(record.number),

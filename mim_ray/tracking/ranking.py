@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mim_ray.errors import Mistake, nearest
 from mim_ray.scores import is_higher_better
+from mim_ray.tracking.run import PARENT
 from mim_ray.tracking.server import connected, needed
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-PARENT = "mlflow.parentRunId"
 TAGS = {
     "method": "mim_ray.method",
     "space": "mim_ray.space",

@@ -109,27 +109,19 @@ def tags_of(uri: str, run_id: str) -> dict[str, str]:
         return dict(connected(uri).get_run(run_id).data.tags)
 
 
-def children(uri: str, parent: str, tags: Mapping[str, str]) -> list[str]:
-    """Of a run, those with these tags."""
+def children(uri: str, parent: str, tags: Mapping[str, str], *, running: bool = False) -> list[str]:
+    """Of a run, those with these tags; `running`: that say RUNNING alone."""
+    which = _with_tags({PARENT: parent, **tags}) + " and attributes.status = 'RUNNING'" * running
     with needed(uri):
         client = connected(uri)
         home = client.get_run(parent).info.experiment_id
-        found = client.search_runs([home], _with_tags({PARENT: parent, **tags}))
-        return [run.info.run_id for run in found]
+        return [run.info.run_id for run in client.search_runs([home], which, max_results=5000)]
 
 
 def delete_runs(uri: str, run_ids: Sequence[str]) -> None:
     with needed(uri):
         for run_id in run_ids:
             connected(uri).delete_run(run_id)
-
-
-def running_children(uri: str, parent: str) -> list[str]:
-    with needed(uri):
-        client = connected(uri)
-        home = client.get_run(parent).info.experiment_id
-        which = f"{_with_tags({PARENT: parent})} and attributes.status = 'RUNNING'"
-        return [run.info.run_id for run in client.search_runs([home], which, max_results=5000)]
 
 
 def tagged(uri: str, experiment: str, tags: Mapping[str, str]) -> list[str]:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from mim_ray.errors import Mistake
 from mim_ray.run import Run
-from mim_ray.scores import is_higher_better
+from mim_ray.scores import worth
 from mim_ray.training.meters import Row
 
 
@@ -23,7 +23,7 @@ def bettered(best: Best | None, run: Run, found: Row, done: int) -> Best | None:
         raise Mistake(f"checkpoint.best={metric}: nothing of that name is found: expected one of {known}")
     if metric is None or not math.isfinite(found.get(metric, math.nan)):
         return best
-    value = found[metric] if is_higher_better(metric) else -found[metric]
+    value = worth(metric, found[metric])
     return Best(value, done) if best is None or value > best.value else best
 
 
