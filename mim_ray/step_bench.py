@@ -16,6 +16,8 @@ from mim_ray.training.step import has_bf16
 from mim_ray.views import Tokens, View
 
 PICTURES = 16
+FEW = (1, 4, 16)
+"""Pictures of a step: with few of them calls count, with many only what is computed."""
 STEPS = 1
 Step = Callable[[], Tensor]
 Row = dict[str, float | int | str]
@@ -75,10 +77,14 @@ def r8() -> list[Row]:
 
 def packing() -> list[Row]:
     """What the packed and batched paths gain over the naive ones, forward and backward."""
+    return [row for pictures in FEW for row in _packing(pictures)]
+
+
+def _packing(pictures: int) -> list[Row]:
     torch.manual_seed(0)
     model = resolved("rmae", SMALL).method.build((128, 128))
-    pixels = torch.randn(PICTURES, 3, 128, 128)
-    a, b = model.views(pixels, pixels, torch.arange(PICTURES))
+    pixels = torch.randn(pictures, 3, 128, 128)
+    a, b = model.views(pixels, pixels, torch.arange(pictures))
     assert a.hiding is not None
     hidden, encoder, head = a.hiding.hidden, model.online.encoder, model.measure.get_submodule("head")
     seen, other = (Tokens(t.patches.detach(), t.pooled.detach(), t.kept) for t in encoder.encode([a, b]))
@@ -97,9 +103,10 @@ def packing() -> list[Row]:
     ):
         sides = [_stepped(model, one, bf16=False) for one in (ours, naive)]
         found = paired(what, partial(_rate, sides[0]), partial(_rate, sides[1]), pairs=9, unit="")
-        rows.append(
-            {"what": what, "speed-up": _short(found.ratio), "low": _short(found.low), "high": _short(found.high)}
-        )
+        rows.append({
+            "what": what, "pictures": pictures, "speed-up": _short(found.ratio),
+            "low": _short(found.low), "high": _short(found.high),
+        })  # fmt: skip
     return rows
 
 
