@@ -47,15 +47,25 @@ KILLED_AFTER = (4, 11, 17)
 """Steps of R12's run, which takes a checkpoint every third."""
 
 
+class Sort(NamedTuple):
+    """Of a side: what `turns.main` is told, its words, processes, whether MLflow is told, cores of the steps."""
+
+    how: str
+    words: Words
+    processes: int = 1
+    tracked: bool = False
+    cores: int = CORES
+
+
 class Side:
     """One side: its folder, its processes, its turns."""
 
-    def __init__(self, folder: Path, how: str, words: Words, *, processes: int = 1, tracked: bool = False) -> None:
-        self.folder, self._how, self._turn, self._processes = folder, how, 0, processes
-        run = resolved("mae", {**SIZE, "name": "run", "storage": str(folder), **words})
+    def __init__(self, folder: Path, sort: Sort) -> None:
+        self.folder, self._sort, self._turn = folder, sort, 0
+        run = resolved("mae", {**SIZE, "name": "run", "storage": str(folder), **sort.words})
         self.batch, self.job = run.batch, folder / "job.json"
         job = Job("mae", changed(METHODS["mae"](), run))
-        if tracked:
+        if sort.tracked:
             uri = resolved_uri(f"sqlite:///{folder / 'mlflow.db'}")
             job = job._replace(tracking_uri=uri, run_id=create_run(uri, "bench", "run", {}, {}))
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
@@ -64,18 +74,18 @@ class Side:
 
     @contextmanager
     def started(self) -> Iterator[list[subprocess.Popen[bytes]]]:
-        threads = str(max(1, CORES // max(self._processes, 1)))
-        port = str(_free_port())
+        how, _, processes, _, cores = self._sort
+        port, threads = str(_free_port()), str(max(1, cores // processes))
         with ExitStack() as ends, (self.folder / "said").open("wb") as said:
             running = []
-            for rank in range(self._processes if self._how == "processes" else 1):
-                group = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(self._processes),
+            for rank in range(processes if how == "processes" else 1):
+                group = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
                          "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
                 environment = os.environ | {"OMP_NUM_THREADS": threads}
                 running.append(
                     subprocess.Popen(
-                        [sys.executable, "-c", PROCESS, str(self.job), self._how],
-                        env=environment | (group if self._how == "processes" else {}),
+                        [sys.executable, "-c", PROCESS, str(self.job), how],
+                        env=environment | (group if how == "processes" else {}),
                         cwd=self.folder, stdout=said, stderr=said,
                     )
                 )  # fmt: skip
@@ -108,19 +118,17 @@ class Side:
         return float(found.read_text())
 
 
-class Sort(NamedTuple):
-    """Of a side: what `turns.main` is told, its words, in how many processes, and whether MLflow is told."""
-
-    how: str
-    words: Words
-    processes: int = 1
-    tracked: bool = False
-
-
 def r3(pairs: int) -> Finding:
-    """Ray Train with one worker, with loader and logging / a bare loop over one batch in memory."""
-    on_ray: Words = {"workers": 1, "cpus_per_worker": CORES}
-    return _compared("R3", pairs, Sort("ray", on_ray), Sort("bare", {}))
+    """Ray Train with one worker, with loader and logging / a bare loop over one batch in memory.
+
+    One core is left for what is not the step, as all are beside a GPU.
+    """
+    return _on_ray_and_bare("R3", pairs, max(1, CORES - 1))
+
+
+def r3_full(pairs: int) -> Finding:
+    """The same where the step takes every core there is."""
+    return _on_ray_and_bare("R3f", pairs, CORES)
 
 
 def r4(pairs: int) -> Finding:
@@ -147,7 +155,7 @@ def r12() -> list[Row]:
             "encoder": "micro", "data.crop.size": (32, 32), "data.train": "sample:shapes:n=80", "batch": 16,
             "steps": 22, "checkpoint.every_steps": 3, "tracking.every_steps": 1,
         }  # fmt: skip
-        side = Side(Path(name), "recorded", words)
+        side = Side(Path(name), Sort("recorded", words))
         trained = Path(name) / TRAINED
         for step in KILLED_AFTER:
             with side.started() as (process,):
@@ -206,15 +214,20 @@ def r13() -> list[Row]:
         return rows
 
 
-RATIOS: dict[str, Callable[[int], Finding]] = {"R3": r3, "R4": r4, "R6": r6, "R7": r7}
+RATIOS: dict[str, Callable[[int], Finding]] = {"R3": r3, "R3f": r3_full, "R4": r4, "R6": r6, "R7": r7}
 TABLES: dict[str, Callable[[], list[Row]]] = {"R12": r12, "R13": r13}
+
+
+def _on_ray_and_bare(what: str, pairs: int, cores: int) -> Finding:
+    on_ray: Words = {"workers": 1, "cpus_per_worker": cores}
+    return _compared(what, pairs, Sort("ray", on_ray, cores=cores), Sort("bare", {}, cores=cores))
 
 
 def _compared(what: str, pairs: int, *sorts: Sort) -> Finding:
     with tempfile.TemporaryDirectory() as name, ExitStack() as ends:
         rates = []
-        for number, (how, words, processes, tracked) in enumerate(sorts):
-            side = Side(Path(name) / str(number), how, words, processes=processes, tracked=tracked)
+        for number, sort in enumerate(sorts):
+            side = Side(Path(name) / str(number), sort)
             rates.append(side.ready(ends.enter_context(side.started())))
         return paired(what, *rates, pairs=pairs, unit=RATE)
 

@@ -76,11 +76,7 @@ def test_the_sides_of_a_training_benchmark_are_runs(
     monkeypatch.setattr(train_bench, "_compared", compared)
     train_bench.RATIOS[name](1)
     ours, theirs = (
-        job_of(
-            train_bench.Side(
-                tmp_path / str(number), sort.how, sort.words, processes=sort.processes
-            ).job.read_bytes()
-        ).run
+        job_of(train_bench.Side(tmp_path / str(number), sort).job.read_bytes()).run
         for number, sort in enumerate(sides)
     )
     assert (ours.batch, ours.method, ours.data, ours.optim) == (
@@ -93,7 +89,7 @@ def test_the_sides_of_a_training_benchmark_are_runs(
 
 
 def test_a_run_waits_for_its_turn_and_ends_when_told(tmp_path: Path) -> None:
-    side = train_bench.Side(tmp_path, "process", {})
+    side = train_bench.Side(tmp_path, train_bench.Sort("process", {}))
     told: list[Numbers] = []
     place = Place(device=torch.device("cpu"), notice=lambda: Notice.SOON, tell=told.append)
     turns = Turns(job_of(side.job.read_bytes()), place)

@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "siamese": BASEMENT
     | {"grammar", "grammar_of_pictures", "views", "world", "transforms", "encoders", "measures"},
     "scores": set(),
+    "memory": set(),
     "run": BASEMENT | {"data", "encoders", "measures", "scores", "siamese", "transforms"},
     "methods": BASEMENT | {"transforms", "encoders", "measures", "siamese", "run"},
     "weights": BASEMENT | {"blocks", "transforms", "encoders", "measures", "siamese", "storage", "views"},
@@ -39,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tracking": BASEMENT | {"scores"},
     "storage": {"errors"},
     "training": BASEMENT
-    | {"cost", "data", "encoders", "evaluate", "measures", "methods", "model_card", "models"}
+    | {"cost", "data", "encoders", "evaluate", "measures", "memory", "methods", "model_card", "models"}
     | {"run", "scores", "siamese", "storage"}
     | {"revision", "tracking", "views", "weights", "world"},
     "board": set(),
@@ -49,7 +50,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ray_train": {"board", "errors", "ray_group", "ray_room", "run", "storage", "training"},
     "promotion": {"errors", "scores", "tracking"},
     "search": BASEMENT
-    | {"board", "charts", "cost", "evaluate", "judge", "launch", "methods", "phrases", "promotion", "ray_room"}
+    | {
+        "board",
+        "charts",
+        "cost",
+        "evaluate",
+        "judge",
+        "launch",
+        "memory",
+        "methods",
+        "phrases",
+        "promotion",
+        "ray_room",
+    }
     | {"ray_train", "resume", "run", "scores", "spaces", "storage", "tracking", "training"},
     "search_cli": {"config", "errors", "options", "output", "search"},
     "resume": BASEMENT | {"phrases", "run", "storage", "tracking", "training"},

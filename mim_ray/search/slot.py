@@ -11,6 +11,7 @@ import torch
 
 from mim_ray.board import Board
 from mim_ray.errors import Failure
+from mim_ray.memory import give_back
 from mim_ray.ray_room import Watch, resources_of_a_worker
 from mim_ray.ray_train import Fit, placed_here, trainer_of, worked
 from mim_ray.run import Run
@@ -123,5 +124,6 @@ def _next(desk: Any, done: int) -> Turn:
 def _tidy() -> None:
     """Nothing of a run is left to the next but what was compiled."""
     gc.collect()
+    give_back()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -11,6 +11,7 @@ from mim_ray.data.loader import Loader
 from mim_ray.data.subset import Subset
 from mim_ray.encoders.target import Labels
 from mim_ray.errors import Mistake
+from mim_ray.memory import keep_what_is_freed
 from mim_ray.run import Run
 from mim_ray.training.job import Job
 from mim_ray.training.logbook import Logbook, NotFinite, Stopped
@@ -26,6 +27,8 @@ Task = Callable[[Job, Place], dict[str, Any]]
 def work(job: Job, place: Place, stepper_of: type[Stepper] = Stepper) -> dict[str, Any]:
     """Trains on from wherever the run's folder says it is; what comes back is JSON."""
     run = job.run
+    if place.device.type == "cpu":
+        keep_what_is_freed()
     loader = loader_for(run, place)
     plan = planned(run, loader.steps_per_epoch)
     stepper = stepper_of(run, place, plan, pieces_that_fit(run, place))
