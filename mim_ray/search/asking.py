@@ -106,6 +106,14 @@ def warn_of_warmups(own: Search, runs: Iterable[Run]) -> None:
         )  # fmt: skip
 
 
+def share_of_a_worker(own: Search, run: Run) -> dict[str, str]:
+    """What a worker has where nobody says, for good: asked in another sitting, a cluster that was scaled to zero
+    would know of no GPU."""
+    gpus = resources_of_a_worker(run).get("GPU", 0.0)
+    words = {} if run.gpus_per_worker is not None else {"gpus_per_worker": f"{gpus:g}"}
+    return words if run.cpus_per_worker is not None else words | {"cpus_per_worker": str(cores(own, gpus))}
+
+
 def asked_of(
     own: Search,
     space: Space,
@@ -117,11 +125,10 @@ def asked_of(
     only_plan: bool,
 ) -> Asking:
     """With the cluster at hand."""
-    if run.cpus_per_worker is None:
-        fixed = {**fixed, "cpus_per_worker": str(cores(own, resources_of_a_worker(run).get("GPU", 0.0)))}
-        run = run_of(space, {}, {**imposed(own), **fixed})
+    asked, fixed = run, {**fixed, **share_of_a_worker(own, run)}
+    run = run_of(space, {}, {**imposed(own), **fixed})
     needed = resources_of_a_worker(run)
-    check_room(run, needed, word="workers_per_trial")
+    check_room(asked, needed, word="workers_per_trial")
     concurrent = concurrency(own, needed, may_grow=not only_plan)
     uri = resolved_uri(run.tracking.uri) if track else None
     storage, model = absolute(run.storage), run.tracking.model

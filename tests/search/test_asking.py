@@ -1,0 +1,50 @@
+"""A search before its first trial, with a cluster that is made up."""
+
+from pathlib import Path
+
+import pytest
+
+from mim_ray.run import Run
+from mim_ray.search import asking as room
+from mim_ray.search.asking import Asking, asked_of
+from mim_ray.search.plan import Search
+from mim_ray.search.rehearsal import Rehearsal
+from mim_ray.search.space import of_source, run_of
+from tests.search.played import KNN, search_of
+
+RATES = "from ray import tune\nMETHOD = 'mae'\nSPACE = {'optim.blr': tune.uniform(1e-4, 1e-3)}"
+FIXED = {"encoder": "micro", "epochs": "9", "data.train": "t", "eval.every_epochs": "1"}
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Of the cluster, which may change."""
+    there = [4.0]
+
+    def needed(run: Run) -> dict[str, float]:
+        gpus = run.gpus_per_worker if run.gpus_per_worker is not None else float(there[0] > 0)
+        return {"CPU": float(run.cpus_per_worker or 1)} | ({"GPU": gpus} if gpus else {})
+
+    monkeypatch.setattr(room, "resources_of_a_worker", needed)
+    monkeypatch.setattr(room, "cores", lambda *_: 2)
+    monkeypatch.setattr(room, "check_room", lambda *_, **__: None)
+    monkeypatch.setattr(room, "concurrency", lambda own, *_, **__: own.concurrent or 1)
+    monkeypatch.setattr(room, "_rehearsed", lambda *_: Rehearsal(4, 2.0, 3.0, [KNN]))
+    return there
+
+
+def asked(own: Search, folder: Path, source: str = RATES, **fixed: str) -> Asking:
+    words = {**FIXED, "storage": str(folder)} | {path.replace("__", "."): text for path, text in fixed.items()}
+    space = of_source("made_up", source, words)
+    run = run_of(space, {}, words)
+    return asked_of(own, space, words, run, track=False, address=None, only_plan=True)
+
+
+def test_what_a_worker_has_is_settled_for_all_sittings(gpus: list[float], tmp_path: Path) -> None:
+    """Or one that goes on while the cluster is scaled to zero would go on without GPUs."""
+    plan = asked(search_of(), tmp_path).plan
+    assert (plan.fixed["cpus_per_worker"], plan.fixed["gpus_per_worker"]) == ("2", "1")
+    said = asked(search_of(), tmp_path, gpus_per_worker="0.5", cpus_per_worker="3").plan
+    assert (said.fixed["cpus_per_worker"], said.fixed["gpus_per_worker"]) == ("3", "0.5")
+    gpus[0] = 0.0
+    assert asked(search_of(), tmp_path).plan.fixed["gpus_per_worker"] == "0"
