@@ -61,14 +61,15 @@ def check_end(own: Search, fixed: Mapping[str, str], model: str | None) -> None:
 def described(asked: Asking) -> str:
     found, plan, own = asked.prospect, asked.plan, asked.plan.search
     workers = f"{own.workers_per_trial} worker{'s' * (own.workers_per_trial > 1)} of {found['resources']}"
-    unit = "GPU" if "GPU" in found["resources"] else "worker"
+    unit, hours = ("GPU", found["gpu_hours"]) if "gpu_hours" in found else ("worker", found["worker_hours"])
+    judging = ", without the judging" * (own.retrain is not None)
     final = f", then {own.finalists} finalists with {own.seeds} seeds" if own.finalists else ""
     return (
         f"{plan.name}: {own.trials} trials of {asked.space.name} ({own.searcher}, {own.scheduler}){final}\n"
         f"  each on {workers}, {plan.concurrent} at a time\n"
         f"  {found['steps_of_a_trial']} steps of {found['seconds_of_a_step']:.3g} s for a whole trial; about "
-        f"{_from_to(found['whole_trials'])} whole trials in all: {_from_to(found['worker_hours'])} {unit} hours, "
-        f"{_from_to(found['hours'])} on the clock"
+        f"{_from_to(found['whole_trials'])} whole trials in all: {_from_to(hours)} {unit} hours, "
+        f"{_from_to(found['hours'])} on the clock{judging}"
     )
 
 
@@ -141,7 +142,7 @@ def asked_of(
     runs = [run_of(space, space.words(draw), fixed) for draw in corners(space)]
     check_rehearsal(own, run, {one.batch for one in runs}, rehearsal)
     warn_of_warmups(own, runs)
-    found = prospect(own, space, fixed, run, rehearsal, concurrent)
+    found = prospect(own, space, fixed, run, rehearsal, concurrent, needed.get("GPU", 0.0))
     found["resources"] = ", ".join(f"{amount:g} {name}" for name, amount in needed.items())
     return Asking(plan, space, found)
 

@@ -1,5 +1,6 @@
 """What a search will take: trials, workers, how many at a time, and hours."""
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -70,25 +71,47 @@ def check_rehearsal(search: Search, run: Run, batches: Iterable[int], rehearsal:
 
 
 def prospect(
-    search: Search, space: Space, fixed: Mapping[str, str], run: Run, rehearsal: Rehearsal, concurrent: int
+    search: Search,
+    space: Space,
+    fixed: Mapping[str, str],
+    run: Run,
+    rehearsal: Rehearsal,
+    concurrent: int,
+    gpus: float = 0.0,
 ) -> dict[str, Any]:
     """Trials that are stopped cost less: a rung passes one of so many, or more while there are few to compare
-    with, or while each new one is better than those before it. So there is a least and a most."""
-    dearer = _mean_cost(space, fixed) / cost(run).flops
-    steps = run.epochs * rehearsal.steps_per_epoch
-    looks = search.looks or (0 if run.eval.every_epochs is None else run.epochs / run.eval.every_epochs)
+    with, or while each new one is better than those before it. So there is a least and a most. `gpus`: of a
+    worker."""
+    draws = _draws(space, fixed)
+    epochs = statistics.fmean(draw.epochs for draw in draws)
+    steps = epochs * rehearsal.steps_per_epoch
+    dearer = statistics.fmean(draw.epochs * cost(draw).flops for draw in draws) / (epochs * cost(run).flops)
+    looks = search.looks or statistics.fmean(map(_own_looks, draws))
     whole = steps * rehearsal.step_seconds * dearer + looks * rehearsal.look_seconds
     final = search.finalists * (search.seeds - 1)
-    winner = (search.retrain or 0) / run.epochs
-    range_ = search.trials * _share(search) + final, search.trials + final
+    winner = (search.retrain or 0) / epochs
+    shares = _share(search), 1.0
+    every = [search.trials * share + final for share in shares]
+    turns = [_turns(search.trials, share, concurrent) + math.ceil(final / concurrent) for share in shares]
+    worker_hours = [(trials + winner) * whole * search.workers_per_trial / 3600 for trials in every]
     return {
-        "steps_of_a_trial": steps,
+        "steps_of_a_trial": round(steps),
         "seconds_of_a_step": round(rehearsal.step_seconds * dearer, 4),
         "seconds_of_a_look": round(rehearsal.look_seconds, 3),
-        "whole_trials": [round(trials, 2) for trials in range_],
-        "worker_hours": [(trials + winner) * whole * search.workers_per_trial / 3600 for trials in range_],
-        "hours": [((trials / concurrent + winner) * whole + START_SECONDS) / 3600 for trials in range_],
+        "whole_trials": [round(trials, 2) for trials in every],
+        "worker_hours": worker_hours,
+        **({"gpu_hours": [hours * gpus for hours in worker_hours]} if gpus else {}),
+        "hours": [((one_after_another + winner) * whole + START_SECONDS) / 3600 for one_after_another in turns],
     }
+
+
+def _turns(trials: int, share: float, concurrent: int) -> float:
+    """Whole trials one after another: the best one is never stopped, and none is shared between slots."""
+    return math.ceil(trials / concurrent) if share == 1 else max(1.0, trials * share / concurrent)
+
+
+def _own_looks(run: Run) -> float:
+    return 0.0 if run.eval.every_epochs is None else run.epochs / run.eval.every_epochs
 
 
 def _share(search: Search) -> float:
@@ -103,8 +126,8 @@ def _share(search: Search) -> float:
     return share
 
 
-def _mean_cost(space: Space, fixed: Mapping[str, str]) -> float:
+def _draws(space: Space, fixed: Mapping[str, str]) -> list[Run]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     draws = [study.ask(space.domains).params for _ in range(DRAWS)]
-    return statistics.fmean(cost(run_of(space, space.words(draw), fixed)).flops for draw in draws)
+    return [run_of(space, space.words(draw), fixed) for draw in draws]

@@ -6,7 +6,7 @@ import pytest
 
 from mim_ray.run import Run
 from mim_ray.search import asking as room
-from mim_ray.search.asking import Asking, asked_of
+from mim_ray.search.asking import Asking, asked_of, described
 from mim_ray.search.plan import Search
 from mim_ray.search.rehearsal import Rehearsal
 from mim_ray.search.space import of_source, run_of
@@ -48,3 +48,15 @@ def test_what_a_worker_has_is_settled_for_all_sittings(gpus: list[float], tmp_pa
     assert (said.fixed["cpus_per_worker"], said.fixed["gpus_per_worker"]) == ("3", "0.5")
     gpus[0] = 0.0
     assert asked(search_of(), tmp_path).plan.fixed["gpus_per_worker"] == "0"
+
+
+@pytest.mark.parametrize(("gpus_per_worker", "hours"), [("0", "0.22 worker hours"), ("2", "0.44 GPU hours")])
+def test_a_plan_tells_hours_of_what_the_workers_have(
+    gpus: list[float], tmp_path: Path, gpus_per_worker: str, hours: str
+) -> None:
+    """Eight trials of 9 · 4 · 2 + 9 · 3 = 99 s."""
+    own = search_of(trials=8, scheduler="none", retrain=None)
+    words = described(asked(own, tmp_path, gpus_per_worker=gpus_per_worker))
+    assert f"about 8 whole trials in all: {hours}, 0.22 on the clock" in words
+    assert "without the judging" not in words
+    assert "on the clock, without the judging" in described(asked(search_of(retrain=9), tmp_path))

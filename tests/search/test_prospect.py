@@ -1,7 +1,7 @@
 """What a search will take, as far as it can be known before it begins."""
 
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,10 +10,12 @@ from mim_ray.methods import resolved
 from mim_ray.search import prospect as room
 from mim_ray.search.prospect import check_rehearsal, concurrency, prospect
 from mim_ray.search.rehearsal import Rehearsal
-from tests.search.played import KNN, plan_at, search_of
+from mim_ray.search.space import of_source
+from tests.search.played import KNN, search_of
 
 STEPS = Rehearsal(steps_per_epoch=4, step_seconds=2.0, look_seconds=3.0, metrics=[KNN, "train/loss"])
 NEEDED = {"CPU": 2.0}
+RATES = "from ray import tune\nMETHOD = 'mae'\nSPACE = {'optim.blr': tune.uniform(1e-4, 1e-3)}"
 
 
 @pytest.fixture
@@ -72,13 +74,43 @@ def test_what_no_trial_logs_and_rungs_closer_than_steps_are_refused() -> None:
     check_rehearsal(search_of(metric="cost/gflops"), run, [16], STEPS)
 
 
-def test_what_it_takes_lies_between_rungs_that_pass_their_share_and_none_that_stop(tmp_path: Path) -> None:
-    plan = plan_at(tmp_path, trials=9, finalists=1, seeds=3, retrain=18)
-    space, run = plan.questions(), resolved("rmae", {"encoder": "micro", "epochs": 9})
-    found = prospect(plan.search, space, {"encoder": "micro", "epochs": "9"}, run, STEPS, concurrent=2)
-    share = 1 / 9 + (1 / 3) * (2 / 9) + (1 / 9) * (6 / 9)
-    assert found["whole_trials"] == [pytest.approx(9 * share + 2, abs=0.01), 11]
-    whole = found["steps_of_a_trial"] * found["seconds_of_a_step"] + 9 * 3.0
-    assert found["worker_hours"][1] == pytest.approx((11 + 2) * whole / 3600, rel=1e-3)
-    alone = (11 / 2 + 2) * whole + room.START_SECONDS  # one winner is not trained twice as fast by room for two
-    assert found["hours"][1] == pytest.approx(alone / 3600, rel=1e-3)
+def took(run_words: dict[str, object], source: str = RATES, **words: object) -> dict[str, Any]:
+    """Of a search over rates, which make no draw dearer: an epoch is of 4 steps, of 2 s each; a look takes 3 s."""
+    own = search_of(**words)
+    run, fixed = resolved("mae", {"encoder": "micro", **run_words}), {"encoder": "micro"}
+    fixed |= {path: str(value) for path, value in run_words.items()}
+    return prospect(own, of_source("own", source, fixed), fixed, run, STEPS, own.concurrent or 1, gpus=2.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "least", "most"),
+    [  # a whole trial: 9 · 4 · 2 + 9 · 3 = 99 s; rungs that pass a third: 7/27 of it; a start: 15 s
+        ({"trials": 20, "concurrent": 20}, 99 + 15, 99 + 15),  # none is shorter than one whole trial
+        ({"trials": 20, "concurrent": 4}, 20 * 7 / 27 / 4 * 99 + 15, 5 * 99 + 15),
+        ({"trials": 9, "concurrent": 2, "scheduler": "none"}, 5 * 99 + 15, 5 * 99 + 15),
+        ({"trials": 4, "concurrent": 4, "finalists": 3, "seeds": 3}, (1 + 2) * 99 + 15, (1 + 2) * 99 + 15),
+        ({"trials": 1, "concurrent": 1, "retrain": 18}, (1 + 2) * 99 + 15, (1 + 2) * 99 + 15),
+    ],
+)
+def test_the_clock_has_whole_trials_one_after_another(words: dict[str, object], least: float, most: float) -> None:
+    found = took({"epochs": 9}, **words)
+    assert found["hours"] == pytest.approx([least / 3600, most / 3600])
+
+
+def test_what_it_takes_lies_between_rungs_that_pass_their_share_and_none_that_stop() -> None:
+    found = took({"epochs": 9}, trials=27, finalists=1, seeds=3, retrain=18, workers_per_trial=2)
+    assert found["whole_trials"] == [7 + 2, 27 + 2]
+    assert found["worker_hours"] == pytest.approx([11 * 99 * 2 / 3600, 31 * 99 * 2 / 3600])  # the best at length: 2
+
+
+def test_hours_of_gpus_are_those_that_workers_have() -> None:
+    found = took({"epochs": 9}, trials=2, scheduler="none", workers_per_trial=4)
+    assert found["worker_hours"][1] == pytest.approx(2 * 99 * 4 / 3600)
+    assert found["gpu_hours"][1] == pytest.approx(2 * 99 * 4 * 2 / 3600)
+
+
+def test_where_epochs_are_searched_each_trial_takes_its_own() -> None:
+    source = "from ray import tune\nMETHOD = 'mae'\nSPACE = {'epochs': tune.choice([30])}"
+    found = took({"eval.every_epochs": 10}, source, trials=1, scheduler="none")
+    assert found["steps_of_a_trial"] == 120
+    assert found["hours"][0] == pytest.approx((30 * 4 * 2 + 3 * 3 + 15) / 3600)
