@@ -163,6 +163,7 @@ def promote_command(
     model: Annotated[str, typer.Argument(help="name/version")],
     alias: Annotated[str, typer.Option(help="What it is to be called.")] = "champion",
     metric: Metric = KNN,
+    protocol: Annotated[str | None, typer.Option(help="Judgings by this one alone: linear.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Whatever the scores are.")] = False,
     uri: Uri = None,
     as_json: Json = False,
@@ -171,7 +172,7 @@ def promote_command(
     from mim_ray.promotion import promoted
     from mim_ray.tracking.run import resolved_uri
 
-    result = promoted(resolved_uri(uri), model, metric, alias, force=force)
+    result = promoted(resolved_uri(uri), model, metric, alias, protocol=protocol, force=force)
     if as_json:
         print_json(result)
     else:

@@ -8,8 +8,16 @@ from mim_ray.tracking.ranking import differences, score
 from mim_ray.tracking.registry import CHAMPION, PREVIOUS, Version, set_champion, version_of
 
 
-def promoted(uri: str, model: str, metric: str, alias: str = CHAMPION, *, force: bool = False) -> dict[str, Any]:
-    """`model`: name/version; what comes back is JSON."""
+def promoted(
+    uri: str,
+    model: str,
+    metric: str,
+    alias: str = CHAMPION,
+    *,
+    protocol: str | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """`model`: name/version; `protocol`: whose judgings of both are compared; what comes back is JSON."""
     if alias == PREVIOUS:
         raise Mistake(f"alias={PREVIOUS}: it is given to what had the alias before: expected {CHAMPION}, say")
     new = version_of(uri, model)
@@ -19,7 +27,8 @@ def promoted(uri: str, model: str, metric: str, alias: str = CHAMPION, *, force:
             return
         if new.run_id is None or old.run_id is None:
             raise Mistake(f"{model} or {new.name}@{alias} is of no run, so nothing can be compared: --force")
-        candidate, champion = (score(uri, run_id, metric) for run_id in (new.run_id, old.run_id))
+        where = {} if protocol is None else {"protocol": protocol}
+        candidate, champion = (score(uri, run_id, metric, where) for run_id in (new.run_id, old.run_id))
         if unlike := differences(candidate, champion):
             raise Mistake(f"{metric} of {model} and of {new.name}@{alias} cannot be compared: {'; '.join(unlike)}")
         ahead = candidate.value - champion.value

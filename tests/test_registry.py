@@ -23,6 +23,7 @@ from mim_ray.exports import FORMATS, pull
 from mim_ray.methods import resolved
 from mim_ray.model_card import ModelCard
 from mim_ray.models import save_encoder
+from mim_ray.promotion import promoted
 from mim_ray.tracking import registry
 from mim_ray.tracking.ranking import ranking
 from mim_ray.tracking.registry import Version, set_champion, version_of, versions
@@ -192,6 +193,33 @@ def test_a_promotion_keeps_the_one_before_and_is_earned(uri: str, capsys: pytest
     assert registry.run_of(uri, "champion") == version_of(uri, "mim-encoder/3").run_id
     assert cli.run(["models", "list", "mim-encodr"]) == 2
     assert "did you mean 'mim-encoder'?" in capsys.readouterr().err
+
+
+def test_a_promotion_compares_judgings_by_one_protocol(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever else the two were judged by since, or were worth to themselves while they were trained."""
+    champion, new = (run_of(uri, name, {KNN: value}) for name, value in (("old", 0.8), ("new", 0.7)))
+    scores = (
+        (champion, "linear", "eval/top1", 0.5), (champion, "knn", KNN, 0.3), (champion, "finetune", "eval/top1", 0.9),
+        (new, "linear", "eval/top1", 0.6), (new, "knn", KNN, 0.4),
+    )  # fmt: skip
+    for parent, protocol, metric, value in scores:
+        tags = {"mlflow.parentRunId": parent, "mim_ray.protocol": protocol}
+        run_of(uri, f"{protocol}-{value}", {metric: value}, tags=tags)
+    registered(uri, champion)
+    registered(uri, new)
+    promoted(uri, "mim-encoder/1", KNN)
+    with pytest.raises(Mistake, match="protocol is linear and finetune"):
+        promoted(uri, "mim-encoder/2", "eval/top1")
+    with pytest.raises(Mistake, match=r"is not better: eval/knn_top1 is 0\.7000, and 0\.8000"):
+        promoted(uri, "mim-encoder/2", KNN)
+    with pytest.raises(Mistake, match="new has no eval/top1 protocol=finetune"):
+        promoted(uri, "mim-encoder/2", "eval/top1", protocol="finetune")
+    assert promoted(uri, "mim-encoder/2", KNN, "by_knn", protocol="knn")["previous"] is None
+    assert promoted(uri, "mim-encoder/2", KNN, protocol="knn")["previous"] == "1"
+    set_champion(uri, version_of(uri, "mim-encoder/1"))
+    words = ["models", "promote", "mim-encoder/2", "--metric", "eval/top1", "--protocol", "linear"]
+    assert cli.run(words) == 0
+    assert "mim-encoder@champion is version 2, before it 1" in capsys.readouterr().out
 
 
 def test_of_two_promotions_at_one_moment_one_wins_and_nothing_is_lost(server: Server) -> None:

@@ -29,7 +29,7 @@ def retrained(plan: Plan, words: Mapping[str, str], address: str | None) -> dict
     if plan.uri is not None and found["model"] is not None:
         metric = "eval/knn_top1" if own.protocol == "knn" else "eval/top1"
         try:
-            found |= promoted(plan.uri, found["model"], metric)
+            found |= promoted(plan.uri, found["model"], metric, protocol=own.protocol)
         except (Mistake, Failure) as refusal:
             logger.warning("%s is not promoted: %s", found["model"], refusal)
     return found

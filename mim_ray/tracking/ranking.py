@@ -79,14 +79,14 @@ def ranking(uri: str, metric: str, where: Mapping[str, str]) -> Ranking:
     return Ranking(found, left_out)
 
 
-def score(uri: str, run_id: str, metric: str) -> Candidate:
-    """Of one run."""
+def score(uri: str, run_id: str, metric: str, where: Mapping[str, str] | None = None) -> Candidate:
+    """Of one run; `where`: of its scores those alone, as in {"protocol": "linear"}."""
     with needed(uri):
         client = connected(uri)
         run = client.get_run(run_id)
         below = all_runs(client, f"tags.`{PARENT}` = '{run_id}'")
         children = [one for one in below if _is_a_finished_evaluation(one)]
-    reason, candidate = _judged(run, children, metric, {})
+    reason, candidate = _judged(run, children, metric, where or {})
     if candidate is None:
         raise Mistake(f"{run.info.run_name} {reason}{nearest(metric, run.data.metrics)}")
     return candidate
