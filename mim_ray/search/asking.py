@@ -9,7 +9,7 @@ from typing import Any
 
 from mim_ray.config import changed
 from mim_ray.errors import Mistake
-from mim_ray.judge import check_words
+from mim_ray.judge import check_words, classes_of
 from mim_ray.launch import begun
 from mim_ray.ray_room import check_room, resources_of_a_worker
 from mim_ray.ray_train import on_ray
@@ -52,10 +52,21 @@ def check_end(own: Search, fixed: Mapping[str, str], model: str | None) -> None:
     if own.retrain is None:
         return
     check_words(own.protocol, {})
-    if "data.val" not in fixed:
+    if fixed.get("data.val", "none") == "none":
         raise Mistake(f"retrain={own.retrain}: the best is judged by {own.protocol}: expected data.val=")
     if model is None:
         logger.warning("the best is trained and judged, and not registered: name it by tracking.model=")
+
+
+def check_labels(own: Search, fixed: Mapping[str, str]) -> None:
+    """The best is judged by them; it is found out as the judging would, after all has been trained."""
+    if own.retrain is None:
+        return
+    for path in (fixed[path] for path in ("data.train", "data.val") if fixed.get(path, "none") != "none"):
+        try:
+            classes_of(path)
+        except Mistake as lacking:
+            raise Mistake(f"retrain={own.retrain}: the best is judged by {own.protocol}: {lacking}") from None
 
 
 def described(asked: Asking) -> str:
@@ -64,6 +75,8 @@ def described(asked: Asking) -> str:
     unit, hours = ("GPU", found["gpu_hours"]) if "gpu_hours" in found else ("worker", found["worker_hours"])
     judging = ", without the judging" * (own.retrain is not None)
     final = f", then {own.finalists} finalists with {own.seeds} seeds" if own.finalists else ""
+    if own.retrain is not None:
+        final += f", then the best for {own.retrain} epochs on {found['workers_of_the_best']} workers"
     return (
         f"{plan.name}: {own.trials} trials of {asked.space.name} ({own.searcher}, {own.scheduler}){final}\n"
         f"  each on {workers}, {plan.concurrent} at a time\n"
@@ -130,6 +143,8 @@ def asked_of(
     run = run_of(space, {}, {**imposed(own), **fixed})
     needed = resources_of_a_worker(run)
     check_room(asked, needed, word="workers_per_trial")
+    if own.retrain_workers is not None:
+        check_room(run.model_copy(update={"workers": own.retrain_workers}), needed, word="retrain_workers")
     concurrent = concurrency(own, needed, may_grow=not only_plan)
     uri = resolved_uri(run.tracking.uri) if track else None
     storage, model = absolute(run.storage), run.tracking.model

@@ -7,9 +7,11 @@ from typing import Any
 from mim_ray.errors import Failure, Mistake
 from mim_ray.judge import evaluate, verdict
 from mim_ray.launch import train
+from mim_ray.methods import recipe, resolved
 from mim_ray.promotion import promoted
+from mim_ray.run import Run
 from mim_ray.search.memory import Record
-from mim_ray.search.plan import LOOKS, Plan
+from mim_ray.search.plan import LOOKS, Plan, workers_of_the_best
 from mim_ray.search.trial import SEARCH_TAG, SPACE_TAG
 from mim_ray.tracking.run import PARENT, children, delete_runs, resolved_uri
 from mim_ray.training.job import JOB
@@ -17,6 +19,12 @@ from mim_ray.training.job import JOB
 logger = logging.getLogger("mim_ray")
 WINNER = "winner"
 WINNER_TAG = "mim_ray.winner"
+WARMUP = "schedule.warmup_epochs"
+ALSO_JUDGED_WITH = (
+    "data.train", "data.val", "data.backend", "data.threads", "data.ahead", "data.stage", "cpus_per_worker",
+    "gpus_per_worker", "resources", "tracking.experiment",
+)  # fmt: skip
+"""Words of the trials that say where and from what, and nothing of how."""
 
 
 def retrained(plan: Plan, words: Mapping[str, str], address: str | None) -> dict[str, Any]:
@@ -24,8 +32,12 @@ def retrained(plan: Plan, words: Mapping[str, str], address: str | None) -> dict
     own = plan.search
     result = _trained(plan, words, address)
     found: dict[str, Any] = {key: result[key] for key in ("name", "run_id", "steps", "checkpoint")}
-    found["model"] = result.get("model")
-    found["judged"] = _judged(plan, words, result, address)
+    found["model"], found["judged"] = result.get("model"), None
+    try:
+        found["judged"] = _judged(plan, words, result, address)
+    except (Mistake, Failure) as trouble:
+        logger.warning("%s is trained and not judged: %s", found["name"], trouble)
+        return found
     if plan.uri is not None and found["model"] is not None:
         metric = "eval/knn_top1" if own.protocol == "knn" else "eval/top1"
         try:
@@ -40,7 +52,7 @@ def _trained(plan: Plan, words: Mapping[str, str], address: str | None) -> dict[
     name = f"{plan.name}-{WINNER}"
     if plan.runs.below(name).has(JOB):
         return train(resume=name, overrides=_places(plan), address=address)
-    given |= {**_places(plan), "name": name, "epochs": str(plan.search.retrain)}
+    given |= _at_length(plan, resolved(method, given), given) | _places(plan) | {"name": name}
     given.pop(LOOKS, None)  # that of trials
     if plan.model is not None:
         given["tracking.model"] = plan.model
@@ -51,6 +63,14 @@ def _trained(plan: Plan, words: Mapping[str, str], address: str | None) -> dict[
     return train(method, given, address=address, track=plan.uri is not None, tags=tags)
 
 
+def _at_length(plan: Plan, trial: Run, given: Mapping[str, str]) -> dict[str, str]:
+    """What was said of a trial's warm-up is a share of its epochs; a recipe's own is meant for a whole run."""
+    epochs = plan.search.retrain or trial.epochs
+    workers = workers_of_the_best(plan.search, plan.concurrent, trial)
+    warmup = trial.schedule.warmup_epochs * epochs / trial.epochs
+    return {"epochs": str(epochs), "workers": workers} | ({WARMUP: f"{warmup:.4g}"} if WARMUP in given else {})
+
+
 def _judged(
     plan: Plan, words: Mapping[str, str], trained: Mapping[str, Any], address: str | None
 ) -> dict[str, float]:
@@ -59,9 +79,11 @@ def _judged(
     if plan.runs.below(name).has(JOB):
         return dict(verdict(protocol, [train(resume=name, overrides=_places(plan), address=address)])["metrics"])
     _, given = plan.of_trial(Record(0, {}, dict(words)))
-    shared = {path: given[path] for path in ("data.train", "data.val", "workers", "cpus_per_worker")}
+    shared = {path: text for path, text in given.items() if path in ALSO_JUDGED_WITH}
     model = trained["run_id"] if track else trained["checkpoint"]
-    judging = {**shared, **_places(plan), "name": name}
+    how = recipe("finetune" if protocol == "fewshot" else protocol)
+    workers = workers_of_the_best(plan.search, plan.concurrent, how)
+    judging = {**shared, **_places(plan), "name": name, "workers": workers}
     return dict(evaluate(protocol, model, judging, address=address, track=track)["metrics"])
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_va
 
 from mim_ray.config import Spec, resolve
 from mim_ray.errors import Failure, Mistake, without_secrets
+from mim_ray.run import Run
 from mim_ray.scores import LINEAR, LOOKED_AT
 from mim_ray.search.memory import Record
 from mim_ray.search.space import Space, of_source
@@ -49,6 +50,9 @@ class Search(Spec):
         None, description="epochs that the best is trained for anew; it is then judged, registered, promoted"
     )
     protocol: str = Field("linear", description="how it is judged")
+    retrain_workers: str | None = Field(
+        None, description="its workers, as in 8 or 2:8; none: as many as all trials at a time have, as they come"
+    )
 
     @field_validator("name")
     @classmethod
@@ -66,6 +70,14 @@ class Search(Spec):
                 "which learns from the rungs as BOHB does"
             )
         return word
+
+    @field_validator("retrain_workers")
+    @classmethod
+    def _workers_are_those_of_a_run(cls, text: str | None) -> str | None:
+        least, _, most = (text or "1").partition(":")
+        if not re.fullmatch(r"[1-9]\d*(:[1-9]\d*)?", text or "1") or int(least) > int(most or least):
+            raise ValueError("expected a number, such as 4, or the least and the most, such as 2:8")
+        return text
 
     @field_validator("time_budget")
     @classmethod
@@ -168,6 +180,14 @@ def imposed(search: Search) -> dict[str, str]:
     return words
 
 
+def workers_of_the_best(search: Search, concurrent: int, run: Run) -> str:
+    """At length, and where it is judged: those of all trials, as they come. Where pictures are mixed in pairs
+    not every number of workers can share a batch, so there it has those of one trial."""
+    least = search.workers_per_trial
+    most = least if run.method.shared.mixes else min(least * concurrent, run.batch)
+    return search.retrain_workers or (f"{least}:{most}" if most > least else f"{least}")
+
+
 def refuse_idle_words(search: Search, fixed: Mapping[str, str]) -> None:
     """Words that nothing would come of."""
     is_final, is_at_length = search.finalists > 0, search.retrain is not None
@@ -177,6 +197,7 @@ def refuse_idle_words(search: Search, fixed: Mapping[str, str]) -> None:
         ("reduction", search.scheduler == "asha", "scheduler=asha"),
         ("seeds", is_final, "finalists="),
         ("protocol", is_at_length, "retrain="),
+        ("retrain_workers", is_at_length, "retrain="),
     ):
         if not is_used and (value := getattr(search, path)) != getattr(Search(), path):
             raise Mistake(f"{path}={value}: says nothing without {needs}: add it, or leave {path}= out")

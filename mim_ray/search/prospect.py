@@ -13,7 +13,7 @@ from mim_ray.errors import Mistake, nearest
 from mim_ray.ray_room import can_grow_to, cores_of_a_worker, grows, workers_that_fit
 from mim_ray.run import Run
 from mim_ray.scores import COST
-from mim_ray.search.plan import Search
+from mim_ray.search.plan import Search, workers_of_the_best
 from mim_ray.search.rehearsal import Rehearsal
 from mim_ray.search.space import Space, run_of
 
@@ -90,9 +90,11 @@ def prospect(
     whole = steps * rehearsal.step_seconds * dearer + looks * rehearsal.look_seconds
     final = search.finalists * (search.seeds - 1)
     winner = (search.retrain or 0) / epochs
+    its_workers = workers_of_the_best(search, concurrent, run)
     shares = _share(search), 1.0
     every = [search.trials * share + final for share in shares]
-    turns = [_turns(search.trials, share, concurrent) + math.ceil(final / concurrent) for share in shares]
+    end = math.ceil(final / concurrent) + winner * search.workers_per_trial / int(its_workers.split(":")[-1])
+    turns = [_turns(search.trials, share, concurrent) + end for share in shares]
     worker_hours = [(trials + winner) * whole * search.workers_per_trial / 3600 for trials in every]
     return {
         "steps_of_a_trial": round(steps),
@@ -101,7 +103,8 @@ def prospect(
         "whole_trials": [round(trials, 2) for trials in every],
         "worker_hours": worker_hours,
         **({"gpu_hours": [hours * gpus for hours in worker_hours]} if gpus else {}),
-        "hours": [((one_after_another + winner) * whole + START_SECONDS) / 3600 for one_after_another in turns],
+        **({"workers_of_the_best": its_workers} if search.retrain else {}),
+        "hours": [(one_after_another * whole + START_SECONDS) / 3600 for one_after_another in turns],
     }
 
 

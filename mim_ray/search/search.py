@@ -17,7 +17,7 @@ from mim_ray.run import Run
 from mim_ray.search import report
 from mim_ray.search.advice import Adviser
 from mim_ray.search.answer import answer_of, best_values, known_answer, last_reason, lost, written_down
-from mim_ray.search.asking import REHEARSAL, asked_of, check_end, described, facts, looked_at, sized
+from mim_ray.search.asking import REHEARSAL, asked_of, check_end, check_labels, described, facts, looked_at, sized
 from mim_ray.search.finale import retrained
 from mim_ray.search.home import Home, with_home
 from mim_ray.search.live import Live
@@ -66,6 +66,7 @@ def search(
     fixed = fixed | looked_at(own, space, run)
     check(space, imposed(own) | fixed)
     check_end(own, fixed, run.tracking.model)
+    check_labels(own, fixed)
     folder = Folder(absolute(run.storage)).below(name)
     if folder.has(PLAN):
         raise Mistake(f"name={name}: {folder.url} has it: go on with mim-ray search --resume {name}, or rename")
@@ -164,6 +165,8 @@ def _with_winner(plan: Plan, result: dict[str, Any], address: str | None) -> dic
     if plan.search.retrain is not None:
         try:
             result |= {"retrained": retrained(plan, result["best"]["overrides"], address)}
+            if result["retrained"]["judged"] is None:  # another sitting may have more luck
+                return result
         except (Mistake, Failure) as trouble:
             logger.warning("the winner is not trained and judged: %s", trouble)
             return result

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from mim_ray.errors import Failure, Mistake
 from mim_ray.search import finale
 from mim_ray.search.finale import retrained
 from mim_ray.search.plan import LOOKS, Plan
@@ -36,6 +37,13 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[Called]:
     return calls
 
 
+def words_of(call: Called) -> dict[str, str]:
+    """Of a run that is begun: train(method, words), evaluate(protocol, model, words)."""
+    words = call[1][-1]
+    assert isinstance(words, dict)
+    return words
+
+
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
     return plan_at(tmp_path, retrain=18, protocol="knn", workers_per_trial=2)._replace(fixed=FIXED)
@@ -50,6 +58,7 @@ def test_the_best_is_trained_at_length_and_judged_on_the_same_cluster(plan: Plan
     assert (words["epochs"], words["name"], words["batch"]) == ("18", "played-winner", "32")
     assert LOOKS not in words
     assert judging["name"] == "played-winner-knn"
+    assert (words["workers"], judging["workers"]) == ("2", "2")
     assert words["storage"] == judging["storage"] == plan.runs.url
     assert training["address"] == evaluating["address"] == "ray://there"
     assert found["judged"]["eval/knn_top1"] == 0.5
@@ -71,3 +80,61 @@ def test_a_judging_that_was_begun_goes_on(plan: Plan, called: list[Called]) -> N
         ("train", "played-winner-knn"),
     ]
     assert found["judged"] == {"eval/knn_top1": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "own", "fixed", "trained", "judged"),
+    [
+        ("linear", {}, {}, "2:8", "2:8"),
+        ("finetune", {}, {}, "2:8", "2"),  # it mixes pictures in pairs
+        ("linear", {}, {"method.shared.mixup.alpha": "0.8"}, "2", "2:8"),
+        ("linear", {}, {"batch": "6"}, "2:6", "2:8"),
+        ("finetune", {"retrain_workers": "8"}, {}, "8", "8"),
+    ],
+)
+def test_the_best_has_the_workers_of_all_trials(
+    plan: Plan, called: list[Called], protocol: str, own: dict[str, str], fixed: dict[str, str], trained: str, judged: str
+) -> None:
+    words = {**plan.words, "protocol": protocol, **own}
+    retrained(plan._replace(words=words, fixed=FIXED | fixed, concurrent=4), {}, None)
+    assert [words_of(call)["workers"] for call in called] == [trained, judged]
+
+
+@pytest.mark.parametrize(
+    ("best", "fixed", "warmup"),
+    [
+        ({}, {"epochs": "9"}, None),  # a recipe's own is meant for a whole run
+        ({}, {"epochs": "9", "schedule.warmup_epochs": "1"}, "2"),
+        ({"schedule.warmup_epochs": "0.5"}, {"epochs": "9"}, "1"),
+        ({"schedule.warmup_epochs": "1", "epochs": "3"}, {}, "6"),
+    ],
+)
+def test_a_warm_up_that_was_said_keeps_its_share(
+    plan: Plan, called: list[Called], best: dict[str, str], fixed: dict[str, str], warmup: str | None
+) -> None:
+    retrained(plan._replace(fixed=FIXED | fixed), best, None)
+    assert words_of(called[0]).get("schedule.warmup_epochs") == warmup
+    assert words_of(called[0])["epochs"] == "18"
+
+
+def test_it_is_judged_where_and_from_what_the_trials_were(plan: Plan, called: list[Called]) -> None:
+    said = {
+        "gpus_per_worker": "0.5", "resources": "a100:1", "data.backend": "torch", "data.stage": "never",
+        "tracking.experiment": "mine", "data.train": "t", "data.val": "v", "cpus_per_worker": "1",
+    }  # fmt: skip
+    retrained(plan._replace(fixed=FIXED | said | {"precision": "fp32"}), BEST, None)
+    judging = words_of(called[1])
+    assert {path: judging.get(path) for path in said} == said
+    assert not judging.keys() & {"precision", "encoder", "batch", LOOKS}
+
+
+@pytest.mark.parametrize("trouble", [Mistake("v has no labels"), Failure("the disk is full")])
+def test_what_cannot_be_judged_is_trained_all_the_same(
+    plan: Plan, called: list[Called], monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise trouble
+
+    monkeypatch.setattr(finale, "evaluate", refused)
+    found = retrained(plan, BEST, None)
+    assert (found["checkpoint"], found["judged"]) == ("c", None)

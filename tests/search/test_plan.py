@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from PIL import Image
 
 from mim_ray.config import resolve
+from mim_ray.data.importer import Import, import_set
+from mim_ray.data.sources import open_source
 from mim_ray.errors import Mistake
 from mim_ray.methods import resolved
 from mim_ray.search import search as search_room
-from mim_ray.search.asking import check_end, looked_at, sized, warn_of_warmups
+from mim_ray.search.asking import check_end, check_labels, looked_at, sized, warn_of_warmups
 from mim_ray.search.memory import Record
 from mim_ray.search.plan import PLAN, Search, imposed, read_plan, refuse_idle_words, refuse_words_of_a_search
 from mim_ray.search.space import of_source
@@ -28,6 +31,8 @@ from tests.search.played import KNN, plan_at, record, search_of
         ({"rungs": 0}, "^rungs=0: expected an integer greater than 0"),
         ({"trials": 0}, "^trials=0"),
         ({"name": "../up"}, "^name=../up: expected letters, digits"),
+        ({"retrain": 9, "retrain_workers": "8:2"}, "^retrain_workers=8:2: expected a number, such as 4, or the least"),
+        ({"retrain": 9, "retrain_workers": "0"}, "^retrain_workers=0: expected a number"),
     ],
 )
 def test_words_of_a_search_that_cannot_be_meant_are_refused(words: dict[str, object], said: str) -> None:
@@ -90,6 +95,7 @@ def test_a_grid_is_not_cut_short(tmp_path: Path) -> None:
         ({"scheduler": "median", "reduction": 4}, {}, "^reduction=4: says nothing without scheduler=asha"),
         ({"seeds": 5}, {}, "^seeds=5: says nothing without finalists="),
         ({"protocol": "knn"}, {}, "^protocol=knn: says nothing without retrain="),
+        ({"retrain_workers": "8"}, {}, "^retrain_workers=8: says nothing without retrain="),
         ({}, {"tracking.model": "m"}, "^tracking.model=m: only the best is registered: add retrain="),
     ],
 )
@@ -117,6 +123,7 @@ def test_a_warm_up_that_is_longer_than_the_first_rung_is_told(caplog: pytest.Log
     [
         ({"protocol": "linaer"}, {"data.val": "v"}, r"^no protocol 'linaer': did you mean 'linear'\?"),
         ({"protocol": "knn"}, {"data.train": "t"}, r"^retrain=9: the best is judged by knn: expected data\.val="),
+        ({}, {"data.val": "none"}, r"^retrain=9: the best is judged by linear: expected data\.val="),
     ],
 )
 def test_an_end_that_cannot_be_is_refused_at_the_beginning(
@@ -125,6 +132,22 @@ def test_an_end_that_cannot_be_is_refused_at_the_beginning(
     with pytest.raises(Mistake, match=said):
         check_end(search_of(retrain=9, **words), fixed, "encoder")
     check_end(search_of(**words), fixed, "encoder")
+
+
+def test_pictures_without_labels_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    """By what the trials are compared, as by their loss, may need none; the best is judged by them."""
+    pictures, unlabelled = tmp_path / "pictures", tmp_path / "unlabelled.beton"
+    pictures.mkdir()
+    for number in range(2):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(pictures / f"{number}.png")
+    import_set(open_source(str(pictures)), unlabelled, Import(workers=1))
+    labelled = "sample:shapes:n=8"
+    for sets in ({"data.train": str(unlabelled)}, {"data.val": str(unlabelled)}):
+        fixed = {"data.train": labelled, "data.val": labelled} | sets
+        check_labels(search_of(metric="eval/loss"), fixed)
+        with pytest.raises(Mistake, match=r"^retrain=9: the best is judged by linear: .*has no labels to learn from"):
+            check_labels(search_of(metric="eval/loss", retrain=9), fixed)
+    check_labels(search_of(retrain=9), {"data.train": labelled, "data.val": labelled})
 
 
 @pytest.mark.parametrize(("model", "retrain", "warnings"), [(None, 9, 1), ("encoder", 9, 0), (None, None, 0)])

@@ -90,6 +90,8 @@ def took(run_words: dict[str, object], source: str = RATES, **words: object) -> 
         ({"trials": 9, "concurrent": 2, "scheduler": "none"}, 5 * 99 + 15, 5 * 99 + 15),
         ({"trials": 4, "concurrent": 4, "finalists": 3, "seeds": 3}, (1 + 2) * 99 + 15, (1 + 2) * 99 + 15),
         ({"trials": 1, "concurrent": 1, "retrain": 18}, (1 + 2) * 99 + 15, (1 + 2) * 99 + 15),
+        ({"trials": 2, "concurrent": 2, "retrain": 18}, (1 + 2 / 2) * 99 + 15, (1 + 2 / 2) * 99 + 15),
+        ({"trials": 1, "retrain": 18, "retrain_workers": "2:4"}, (1 + 2 / 4) * 99 + 15, (1 + 2 / 4) * 99 + 15),
     ],
 )
 def test_the_clock_has_whole_trials_one_after_another(words: dict[str, object], least: float, most: float) -> None:

@@ -162,16 +162,19 @@ def test_a_winner_that_cannot_be_trained_takes_the_answer_not_along(
         told.extend([words, address])
         if len(told) == 2:
             raise Mistake("data.train=there: no such file")
-        return {"steps": 18}
+        return {"steps": 18, "judged": None if len(told) == 4 else {KNN: 0.5}}
 
     monkeypatch.setattr(room, "retrained", retrained)
     plan.write()
     result = room._searched(plan, "ray://there")
     assert not result["finished"]
     assert result["best"]["trial"] == 1
+    unjudged = room._searched(plan, "ray://there")
+    assert (unjudged["finished"], unjudged["retrained"]["steps"]) == (False, 18)
+    assert not plan.folder.has(ANSWER)
     again = room._searched(plan, "ray://there")
-    assert again["retrained"] == {"steps": 18}
-    assert told == [result["best"]["overrides"], "ray://there"] * 2
+    assert (again["finished"], again["retrained"]) == (True, {"steps": 18, "judged": {KNN: 0.5}})
+    assert told == [result["best"]["overrides"], "ray://there"] * 3
     assert world.sittings == 1
 
 
