@@ -25,6 +25,8 @@ from mim_ray.training.job import JOB
 
 logger = logging.getLogger("mim_ray")
 REHEARSAL = "rehearsal"
+TURNS = 3
+"""Trials one after another below which a searcher has hardly anything to learn from."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,20 @@ def described(asked: Asking) -> str:
         f"  {found['steps_of_a_trial']} steps of {found['seconds_of_a_step']:.3g} s for a whole trial; about "
         f"{_from_to(found['whole_trials'])} whole trials in all: {_from_to(hours)} {unit} hours, "
         f"{_from_to(found['hours'])} on the clock{judging}"
+        f"{_blindness(asked)}"
+    )
+
+
+def _blindness(asked: Asking) -> str:
+    """A searcher learns from trials that have ended; where all are tried anyway there is nothing to be chosen."""
+    plan, own = asked.plan, asked.plan.search
+    learns = own.searcher == "optuna" and not 0 < len(every(asked.space)) <= own.trials
+    if not learns or plan.concurrent == 1 or plan.concurrent * TURNS <= own.trials:
+        return ""
+    return (
+        f"\n  {plan.concurrent} of {own.trials} trials at a time: optuna chooses most of them before it knows of any, "
+        f"as searcher=random would: expected concurrent={max(1, own.trials // TURNS)} or fewer, "
+        f"or trials={TURNS * plan.concurrent}"
     )
 
 

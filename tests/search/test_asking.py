@@ -60,3 +60,26 @@ def test_a_plan_tells_hours_of_what_the_workers_have(
     assert f"about 8 whole trials in all: {hours}, 0.22 on the clock" in words
     assert "without the judging" not in words
     assert "on the clock, without the judging" in described(asked(search_of(retrain=9), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"trials": 20, "concurrent": 20}, "expected concurrent=6 or fewer, or trials=60"),
+        ({"trials": 2, "concurrent": 2}, "expected concurrent=1 or fewer, or trials=6"),
+        ({"trials": 20, "concurrent": 6}, ""),
+        ({"trials": 2, "concurrent": 1}, ""),
+        ({"trials": 20, "concurrent": 20, "searcher": "random"}, ""),
+    ],
+)
+def test_a_searcher_that_learns_from_nothing_is_told(
+    gpus: list[float], tmp_path: Path, words: dict[str, object], said: str
+) -> None:
+    plan = described(asked(search_of(**words), tmp_path))
+    assert said in plan
+    assert ("optuna chooses most of them before it knows of any" in plan) == bool(said)
+
+
+def test_where_all_draws_are_tried_a_searcher_has_nothing_to_learn(gpus: list[float], tmp_path: Path) -> None:
+    few = "from ray import tune\nMETHOD = 'mae'\nSPACE = {'batch': tune.choice([8, 16, 32])}"
+    assert "optuna chooses" not in described(asked(search_of(trials=3, concurrent=3), tmp_path, few))
