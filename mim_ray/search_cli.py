@@ -10,6 +10,9 @@ from mim_ray.errors import Failure, Mistake
 from mim_ray.options import Address, Json, Overrides, Track, apart
 from mim_ray.output import print_json, print_table
 
+MAY_CHANGE = ("storage", "tracking.uri", "concurrent")
+"""Words of a search that goes on."""
+
 
 def add_search_command(app: typer.Typer) -> None:
     app.command("search")(search_command)
@@ -38,9 +41,10 @@ def search_command(
         if only_plan or not track:
             raise Mistake(f"--{'plan' if only_plan else 'no-track'}: a search goes on as it began: leave it out")
         words = parse([*([] if space is None else [space]), *(overrides or [])])
-        if wrong := [path for path in words if path not in ("storage", "tracking.uri")]:
+        if wrong := [path for path in words if path not in MAY_CHANGE]:
             raise Mistake(f"{wrong[0]}={words[wrong[0]]}: a search goes on as it began: leave it out")
-        result = search_room.resumed(resume, words.get("storage"), words.get("tracking.uri"), address=address)
+        where, uri, concurrent = map(words.get, MAY_CHANGE)
+        result = search_room.resumed(resume, where, uri, address=address, concurrent=concurrent)
     elif space is None or "=" in space:
         raise Mistake("which space? `mim-ray list` names them; or a file, or --resume NAME")
     else:

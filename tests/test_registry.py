@@ -199,7 +199,8 @@ def test_a_promotion_compares_judgings_by_one_protocol(uri: str, capsys: pytest.
     """Whatever else the two were judged by since, or were worth to themselves while they were trained."""
     champion, new = (run_of(uri, name, {KNN: value}) for name, value in (("old", 0.8), ("new", 0.7)))
     scores = (
-        (champion, "linear", "eval/top1", 0.5), (champion, "knn", KNN, 0.3), (champion, "finetune", "eval/top1", 0.9),
+        (champion, "linear", "eval/top1", 0.5), (champion, "knn", KNN, 0.3),
+        (champion, "finetune", "eval/top1", 0.9),
         (new, "linear", "eval/top1", 0.6), (new, "knn", KNN, 0.4),
     )  # fmt: skip
     for parent, protocol, metric, value in scores:

@@ -96,8 +96,8 @@ def _blindness(asked: Asking) -> str:
     if not learns or plan.concurrent == 1 or plan.concurrent * TURNS <= own.trials:
         return ""
     return (
-        f"\n  {plan.concurrent} of {own.trials} trials at a time: optuna chooses most of them before it knows of any, "
-        f"as searcher=random would: expected concurrent={max(1, own.trials // TURNS)} or fewer, "
+        f"\n  {plan.concurrent} of {own.trials} trials at a time: optuna chooses most of them before it knows of "
+        f"any, as searcher=random would: expected concurrent={max(1, own.trials // TURNS)} or fewer, "
         f"or trials={TURNS * plan.concurrent}"
     )
 

@@ -49,6 +49,14 @@ def concurrency(search: Search, needed: Mapping[str, float], *, may_grow: bool =
     return now
 
 
+def still_fitting(search: Search, needed: Mapping[str, float]) -> int:
+    """In another sitting, on a cluster that may have become smaller: what it can have of what was asked for."""
+    try:
+        return concurrency(search, needed)
+    except Mistake:
+        return concurrency(search.model_copy(update={"concurrent": None}), needed)
+
+
 def cores(search: Search, gpus: float) -> int:
     """Of a worker, where nobody says: its share of what all trials have together, as many as have GPUs."""
     each, there = search.workers_per_trial, ray.cluster_resources().get("GPU", 0.0)

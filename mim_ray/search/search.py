@@ -24,7 +24,7 @@ from mim_ray.search.live import Live
 from mim_ray.search.memory import Memory, Record
 from mim_ray.search.plan import PLAN, Plan, Search, imposed, read_plan, refuse_idle_words, refuse_words_of_a_search
 from mim_ray.search.points import check
-from mim_ray.search.prospect import concurrency
+from mim_ray.search.prospect import concurrency, still_fitting
 from mim_ray.search.results import ranked
 from mim_ray.search.space import load, run_of
 from mim_ray.search.study import Study, scheduler_for
@@ -87,8 +87,10 @@ def search(
         return _searched(plan, address)
 
 
-def resumed(name: str, storage: str | None, uri: str | None, *, address: str | None) -> dict[str, Any]:
-    """On with what was begun, wherever its folder is."""
+def resumed(
+    name: str, storage: str | None, uri: str | None, *, address: str | None, concurrent: str | None = None
+) -> dict[str, Any]:
+    """On with what was begun, wherever its folder is; `concurrent`: trials at a time from now on."""
     folder = _folder_of(name, Folder(absolute(storage or Run().storage)), resolved_uri(uri))
     with folder.held(f"{name} is being searched by another process"):
         plan = read_plan(folder)
@@ -100,9 +102,18 @@ def resumed(name: str, storage: str | None, uri: str | None, *, address: str | N
             run = resolved(*plan.of_trial(Record(0, {}, {})))
             needed = resources_of_a_worker(run)
             check_room(run, needed, word="workers_per_trial")
-            with suppress(Mistake):
-                plan = plan._replace(concurrent=concurrency(plan.search, needed))
-            return _searched(with_home(plan, run.tracking.experiment, {}), address)
+            return _searched(with_home(_fitted(plan, needed, concurrent), run.tracking.experiment, {}), address)
+
+
+def _fitted(plan: Plan, needed: Mapping[str, float], concurrent: str | None) -> Plan:
+    """As many trials at a time as there is room for now; `concurrent`: as many as are asked for now."""
+    if concurrent is not None:
+        plan = plan._replace(words={**plan.words, "concurrent": concurrent})
+        return plan._replace(concurrent=concurrency(plan.search, needed))
+    now = still_fitting(plan.search, needed)
+    if now < plan.concurrent:
+        logger.warning("the cluster has room for %d trials at a time by now, and had for %d", now, plan.concurrent)
+    return plan._replace(concurrent=now)
 
 
 def _folder_of(name: str, storage: Folder, uri: str) -> Folder:

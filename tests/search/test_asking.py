@@ -50,10 +50,9 @@ def test_what_a_worker_has_is_settled_for_all_sittings(gpus: list[float], tmp_pa
     assert asked(search_of(), tmp_path).plan.fixed["gpus_per_worker"] == "0"
 
 
+@pytest.mark.usefixtures("gpus")
 @pytest.mark.parametrize(("gpus_per_worker", "hours"), [("0", "0.22 worker hours"), ("2", "0.44 GPU hours")])
-def test_a_plan_tells_hours_of_what_the_workers_have(
-    gpus: list[float], tmp_path: Path, gpus_per_worker: str, hours: str
-) -> None:
+def test_a_plan_tells_hours_of_what_the_workers_have(tmp_path: Path, gpus_per_worker: str, hours: str) -> None:
     """Eight trials of 9 · 4 · 2 + 9 · 3 = 99 s."""
     own = search_of(trials=8, scheduler="none", retrain=None)
     words = described(asked(own, tmp_path, gpus_per_worker=gpus_per_worker))
@@ -62,6 +61,7 @@ def test_a_plan_tells_hours_of_what_the_workers_have(
     assert "on the clock, without the judging" in described(asked(search_of(retrain=9), tmp_path))
 
 
+@pytest.mark.usefixtures("gpus")
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -72,14 +72,13 @@ def test_a_plan_tells_hours_of_what_the_workers_have(
         ({"trials": 20, "concurrent": 20, "searcher": "random"}, ""),
     ],
 )
-def test_a_searcher_that_learns_from_nothing_is_told(
-    gpus: list[float], tmp_path: Path, words: dict[str, object], said: str
-) -> None:
+def test_a_searcher_that_learns_from_nothing_is_told(tmp_path: Path, words: dict[str, object], said: str) -> None:
     plan = described(asked(search_of(**words), tmp_path))
     assert said in plan
     assert ("optuna chooses most of them before it knows of any" in plan) == bool(said)
 
 
-def test_where_all_draws_are_tried_a_searcher_has_nothing_to_learn(gpus: list[float], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("gpus")
+def test_where_all_draws_are_tried_a_searcher_has_nothing_to_learn(tmp_path: Path) -> None:
     few = "from ray import tune\nMETHOD = 'mae'\nSPACE = {'batch': tune.choice([8, 16, 32])}"
     assert "optuna chooses" not in described(asked(search_of(trials=3, concurrent=3), tmp_path, few))

@@ -31,7 +31,10 @@ from tests.search.played import KNN, plan_at, record, search_of
         ({"rungs": 0}, "^rungs=0: expected an integer greater than 0"),
         ({"trials": 0}, "^trials=0"),
         ({"name": "../up"}, "^name=../up: expected letters, digits"),
-        ({"retrain": 9, "retrain_workers": "8:2"}, "^retrain_workers=8:2: expected a number, such as 4, or the least"),
+        (
+            {"retrain": 9, "retrain_workers": "8:2"},
+            "^retrain_workers=8:2: expected a number, such as 4, or the least",
+        ),
         ({"retrain": 9, "retrain_workers": "0"}, "^retrain_workers=0: expected a number"),
     ],
 )
@@ -145,7 +148,9 @@ def test_pictures_without_labels_are_refused_before_anything_is_trained(tmp_path
     for sets in ({"data.train": str(unlabelled)}, {"data.val": str(unlabelled)}):
         fixed = {"data.train": labelled, "data.val": labelled} | sets
         check_labels(search_of(metric="eval/loss"), fixed)
-        with pytest.raises(Mistake, match=r"^retrain=9: the best is judged by linear: .*has no labels to learn from"):
+        with pytest.raises(
+            Mistake, match=r"^retrain=9: the best is judged by linear: .*has no labels to learn from"
+        ):
             check_labels(search_of(metric="eval/loss", retrain=9), fixed)
     check_labels(search_of(retrain=9), {"data.train": labelled, "data.val": labelled})
 

@@ -8,7 +8,7 @@ import pytest
 from mim_ray.errors import Mistake
 from mim_ray.methods import resolved
 from mim_ray.search import prospect as room
-from mim_ray.search.prospect import check_rehearsal, concurrency, prospect
+from mim_ray.search.prospect import check_rehearsal, concurrency, prospect, still_fitting
 from mim_ray.search.rehearsal import Rehearsal
 from mim_ray.search.space import of_source
 from tests.search.played import KNN, search_of
@@ -16,6 +16,7 @@ from tests.search.played import KNN, search_of
 STEPS = Rehearsal(steps_per_epoch=4, step_seconds=2.0, look_seconds=3.0, metrics=[KNN, "train/loss"])
 NEEDED = {"CPU": 2.0}
 RATES = "from ray import tune\nMETHOD = 'mae'\nSPACE = {'optim.blr': tune.uniform(1e-4, 1e-3)}"
+NINE: dict[str, object] = {"epochs": 9, "eval.every_epochs": 1}
 
 
 @pytest.fixture
@@ -95,18 +96,20 @@ def took(run_words: dict[str, object], source: str = RATES, **words: object) -> 
     ],
 )
 def test_the_clock_has_whole_trials_one_after_another(words: dict[str, object], least: float, most: float) -> None:
-    found = took({"epochs": 9}, **words)
+    found = took(NINE, **words)
     assert found["hours"] == pytest.approx([least / 3600, most / 3600])
 
 
 def test_what_it_takes_lies_between_rungs_that_pass_their_share_and_none_that_stop() -> None:
-    found = took({"epochs": 9}, trials=27, finalists=1, seeds=3, retrain=18, workers_per_trial=2)
+    found = took(NINE, trials=27, finalists=1, seeds=3, retrain=18, workers_per_trial=2)
     assert found["whole_trials"] == [7 + 2, 27 + 2]
-    assert found["worker_hours"] == pytest.approx([11 * 99 * 2 / 3600, 31 * 99 * 2 / 3600])  # the best at length: 2
+    assert found["worker_hours"] == pytest.approx(
+        [11 * 99 * 2 / 3600, 31 * 99 * 2 / 3600]
+    )  # the best at length: 2
 
 
 def test_hours_of_gpus_are_those_that_workers_have() -> None:
-    found = took({"epochs": 9}, trials=2, scheduler="none", workers_per_trial=4)
+    found = took(NINE, trials=2, scheduler="none", workers_per_trial=4)
     assert found["worker_hours"][1] == pytest.approx(2 * 99 * 4 / 3600)
     assert found["gpu_hours"][1] == pytest.approx(2 * 99 * 4 * 2 / 3600)
 
@@ -116,3 +119,11 @@ def test_where_epochs_are_searched_each_trial_takes_its_own() -> None:
     found = took({"eval.every_epochs": 10}, source, trials=1, scheduler="none")
     assert found["steps_of_a_trial"] == 120
     assert found["hours"][0] == pytest.approx((30 * 4 * 2 + 3 * 3 + 15) / 3600)
+
+
+@pytest.mark.parametrize(("now", "most", "fitting"), [(8, None, 4), (4, None, 2), (1, None, 1), (2, 6, 3)])
+def test_another_sitting_has_no_more_slots_than_the_cluster_has_room_for(
+    cluster: Callable[[int, int | None], list[int]], now: int, most: int | None, fitting: int
+) -> None:
+    cluster(now, most)
+    assert still_fitting(search_of(concurrent=4, workers_per_trial=2), NEEDED) == fitting

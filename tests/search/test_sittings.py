@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mim_ray.errors import Failure, Mistake
+from mim_ray.search import prospect
 from mim_ray.search import search as room
 from mim_ray.search.answer import ANSWER
 from mim_ray.search.asking import Asking
@@ -35,10 +36,11 @@ class World:
         self.lost: set[int] = set()
         self.room_for: float = 99
         """How many trials more there is time for."""
-        self.sittings = 0
+        self.sittings = self.at_once = 0
 
     def tuned(self, plan: Plan, study: Study, scheduler: Remembering, **_: Any) -> None:
         self.sittings += 1
+        self.at_once = plan.concurrent
         played = object.__new__(Played)
         played.study, played.scheduler, played.memory = study, scheduler, study._memory
         played.search, played.epochs = plan.search, 0
@@ -90,6 +92,46 @@ def test_an_answer_that_is_known_needs_no_cluster(
     monkeypatch.setattr(room, "connected", pytest.fail)
     assert room.resumed("played", str(tmp_path), None, address=None) == json.loads(json.dumps(result))
     assert world.sittings == 1
+
+
+@pytest.mark.parametrize(
+    ("room_for", "words", "at_once", "said"),
+    [
+        (4, {}, 4, ""),
+        (2, {}, 2, "room for 2 trials at a time by now, and had for 4"),
+        (4, {"concurrent": "1"}, 1, ""),
+    ],
+)
+def test_on_a_smaller_cluster_it_goes_on_with_fewer_at_a_time(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    room_for: int, words: dict[str, str], at_once: int, said: str,
+) -> None:  # fmt: skip
+    plan_at(tmp_path, trials=8, concurrent=4)._replace(concurrent=4).write()
+    monkeypatch.setattr(room, "connected", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(room, "resources_of_a_worker", lambda _: {"CPU": 1.0})
+    monkeypatch.setattr(room, "check_room", lambda *_, **__: None)
+    monkeypatch.setattr(prospect, "workers_that_fit", lambda _: room_for)
+    monkeypatch.setattr(prospect, "grows", lambda: False)
+    room.resumed("played", str(tmp_path), None, address=None, **words)
+    assert world.at_once == at_once
+    assert caplog.text.count("trials at a time by now") == bool(said)
+    assert said in caplog.text
+
+
+def test_more_at_a_time_than_there_is_room_for_are_refused_on_the_way_too(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan_at(tmp_path, trials=8).write()
+    monkeypatch.setattr(room, "connected", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(room, "resources_of_a_worker", lambda _: {"CPU": 1.0})
+    monkeypatch.setattr(room, "check_room", lambda *_, **__: None)
+    monkeypatch.setattr(prospect, "workers_that_fit", lambda _: 2)
+    monkeypatch.setattr(prospect, "grows", lambda: False)
+    with pytest.raises(
+        Mistake, match=r"^concurrent=3: 3 workers with 1 CPU each are more than the cluster can have"
+    ):
+        room.resumed("played", str(tmp_path), None, address=None, concurrent="3")
+    assert world.sittings == 0
 
 
 def test_a_plan_is_told_and_leaves_nothing(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
