@@ -65,7 +65,8 @@ def _print(result: dict[str, object]) -> None:
     heads = list(dict.fromkeys(name for row in trials for name in row))
     print_table(heads, [[_cell(row.get(name)) for name in heads] for row in trials])
     spread = "" if best["std"] is None else f" ± {best['std']:.4f} over {best['seeds']} seeds"
-    print(f"the workers trained {100 * float(str(result['busy_share'])):.0f} % of the time")
+    if result["busy_share"] is not None:
+        print(f"the workers trained {100 * float(str(result['busy_share'])):.0f} % of the time")
     if isinstance(front := result.get("front"), list):
         print(f"than these trials none is better in every metric: {', '.join(map(str, front))}")
     print(f"best: trial {best['trial']}, {best['value']:.4f}{spread}\n{best['command']}")

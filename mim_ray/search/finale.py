@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from mim_ray.errors import Failure, Mistake
@@ -12,8 +13,8 @@ from mim_ray.promotion import promoted
 from mim_ray.run import Run
 from mim_ray.search.memory import Record
 from mim_ray.search.plan import LOOKS, Plan, workers_of_the_best
-from mim_ray.search.trial import SEARCH_TAG, SPACE_TAG
-from mim_ray.tracking.run import PARENT, children, delete_runs, resolved_uri
+from mim_ray.search.trial import SEARCH_TAG, SPACE_TAG, STATE_TAG
+from mim_ray.tracking.run import PARENT, children, delete_runs, resolved_uri, tag_run
 from mim_ray.training.job import JOB
 
 logger = logging.getLogger("mim_ray")
@@ -31,6 +32,9 @@ def retrained(plan: Plan, words: Mapping[str, str], address: str | None) -> dict
     """Goes on with what an earlier sitting began."""
     own = plan.search
     result = _trained(plan, words, address)
+    if plan.uri is not None and result["run_id"] is not None:
+        with suppress(Failure):  # or one whose driver was lost would stay interrupted
+            tag_run(plan.uri, result["run_id"], {STATE_TAG: "finished"})
     found: dict[str, Any] = {key: result[key] for key in ("name", "run_id", "steps", "checkpoint")}
     found["model"], found["judged"] = result.get("model"), None
     try:

@@ -18,6 +18,7 @@ from mim_ray.search import report
 from mim_ray.search.advice import Adviser
 from mim_ray.search.answer import answer_of, best_values, known_answer, last_reason, lost, written_down
 from mim_ray.search.asking import REHEARSAL, asked_of, check_end, check_labels, described, facts, looked_at, sized
+from mim_ray.search.busy import busy_share
 from mim_ray.search.finale import retrained
 from mim_ray.search.home import Home, with_home
 from mim_ray.search.live import Live
@@ -139,11 +140,13 @@ def _searched(plan: Plan, address: str | None) -> dict[str, Any]:
     try:
         with asking() as asked:
             is_done = _tried(plan, memory, home, asked)
-            busy = {"search/busy_share": _busy_share(plan, memory, before, began)}
+            trained = sum(record.seconds for record in memory) - before
+            share = busy_share(plan.folder, trained, plan.concurrent * (time.monotonic() - began))
+            busy = {} if share is None else {"search/busy_share": share}
             files = report.written([*memory], own, plan.questions(), _epochs(plan), _aside(plan))
             if asked:
                 raise SystemExit(128 + int(asked.by or 0))
-            result = answer_of(plan, memory) | {"busy_share": round(busy["search/busy_share"], 3)}
+            result = answer_of(plan, memory) | {"busy_share": share and round(share, 3)}
             if is_done:
                 result = _with_winner(plan, result, address)
             status = "FINISHED" if result["finished"] else "KILLED"
@@ -182,12 +185,6 @@ def _with_winner(plan: Plan, result: dict[str, Any], address: str | None) -> dic
             logger.warning("the winner is not trained and judged: %s", trouble)
             return result
     return written_down(plan, result | {"finished": True})
-
-
-def _busy_share(plan: Plan, memory: Memory, before: float, began: float) -> float:
-    """Of the time that the search had its workers, how much they trained."""
-    trained = sum(record.seconds for record in memory) - before
-    return trained / (plan.concurrent * (time.monotonic() - began))
 
 
 def _run(

@@ -8,9 +8,14 @@ import pytest
 from mim_ray.errors import Failure, Mistake
 from mim_ray.search import finale
 from mim_ray.search.finale import retrained
+from mim_ray.search.home import Home, with_home
+from mim_ray.search.memory import Memory
 from mim_ray.search.plan import LOOKS, Plan
+from mim_ray.search.trial import STATE_TAG
+from mim_ray.tracking.run import create_run, tags_of
 from mim_ray.training.job import JOB
-from tests.search.played import plan_at
+from tests.databases import fresh
+from tests.search.played import KNN, plan_at
 
 BEST = {"method.measure.penalty": "0.1", "batch": "32"}
 FIXED = {"data.train": "t", "data.val": "v", "cpus_per_worker": "1", LOOKS: "1.0", "encoder": "micro"}
@@ -83,7 +88,7 @@ def test_a_judging_that_was_begun_goes_on(plan: Plan, called: list[Called]) -> N
 
 
 @pytest.mark.parametrize(
-    ("protocol", "own", "fixed", "trained", "judged"),
+    ("protocol", "own", "best", "trained", "judged"),
     [
         ("linear", {}, {}, "2:8", "2:8"),
         ("finetune", {}, {}, "2:8", "2"),  # it mixes pictures in pairs
@@ -93,10 +98,16 @@ def test_a_judging_that_was_begun_goes_on(plan: Plan, called: list[Called]) -> N
     ],
 )
 def test_the_best_has_the_workers_of_all_trials(
-    plan: Plan, called: list[Called], protocol: str, own: dict[str, str], fixed: dict[str, str], trained: str, judged: str
+    plan: Plan,
+    called: list[Called],
+    protocol: str,
+    own: dict[str, str],
+    best: dict[str, str],
+    trained: str,
+    judged: str,
 ) -> None:
     words = {**plan.words, "protocol": protocol, **own}
-    retrained(plan._replace(words=words, fixed=FIXED | fixed, concurrent=4), {}, None)
+    retrained(plan._replace(words=words, concurrent=4), best, None)
     assert [words_of(call)["workers"] for call in called] == [trained, judged]
 
 
@@ -128,9 +139,10 @@ def test_it_is_judged_where_and_from_what_the_trials_were(plan: Plan, called: li
     assert not judging.keys() & {"precision", "encoder", "batch", LOOKS}
 
 
+@pytest.mark.usefixtures("called")
 @pytest.mark.parametrize("trouble", [Mistake("v has no labels"), Failure("the disk is full")])
 def test_what_cannot_be_judged_is_trained_all_the_same(
-    plan: Plan, called: list[Called], monkeypatch: pytest.MonkeyPatch, trouble: Exception
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, trouble: Exception
 ) -> None:
     def refused(*_: object, **__: object) -> None:
         raise trouble
@@ -138,3 +150,42 @@ def test_what_cannot_be_judged_is_trained_all_the_same(
     monkeypatch.setattr(finale, "evaluate", refused)
     found = retrained(plan, BEST, None)
     assert (found["checkpoint"], found["judged"]) == ("c", None)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
+@pytest.mark.usefixtures("called")
+def test_a_winner_whose_driver_was_lost_is_finished_once_it_is(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = with_home(plan._replace(tracking_uri=fresh(tmp_path)), "mim_ray", {})
+    assert plan.tracking_uri is not None
+    winner = create_run(
+        plan.tracking_uri, "mim_ray", "played-winner", {}, {"mlflow.parentRunId": str(plan.run_id)}
+    )
+    Home(plan).open(Memory(plan.folder))  # a sitting later
+    assert tags_of(plan.tracking_uri, winner)[STATE_TAG] == "interrupted"
+    train = finale.train
+    monkeypatch.setattr(finale, "train", lambda *of, **words: train(*of, **words) | {"run_id": winner})
+    retrained(plan, BEST, None)
+    assert tags_of(plan.tracking_uri, winner)[STATE_TAG] == "finished"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
+@pytest.mark.usefixtures("called")
+def test_a_winner_is_promoted_by_the_judging_that_was_asked_for(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = with_home(plan._replace(tracking_uri=fresh(tmp_path)), "mim_ray", {})
+    asked: list[object] = []
+
+    def promoted(*of: object, **words: object) -> dict[str, str]:
+        asked.extend([*of[1:], words])
+        return {"alias": "champion"}
+
+    train = finale.train
+    monkeypatch.setattr(
+        finale, "train", lambda *of, **words: train(*of, **words) | {"model": "found/1", "run_id": None}
+    )
+    monkeypatch.setattr(finale, "promoted", promoted)
+    assert retrained(plan, BEST, None)["alias"] == "champion"
+    assert asked == ["found/1", KNN, {"protocol": "knn"}]

@@ -13,6 +13,7 @@ from mim_ray.search import prospect
 from mim_ray.search import search as room
 from mim_ray.search.answer import ANSWER
 from mim_ray.search.asking import Asking
+from mim_ray.search.busy import BUSY
 from mim_ray.search.memory import Memory, Record
 from mim_ray.search.plan import Plan
 from mim_ray.search.study import FRUITLESS, Remembering, Study
@@ -186,6 +187,20 @@ def test_when_the_time_is_up_it_says_that_there_is_more(
     world.room_for = 99
     assert searched(plan)["finished"]
     assert states(plan) == ["finished"] * 4
+
+
+def test_how_busy_workers_were_is_of_all_sittings_that_trained(tmp_path: Path, world: World) -> None:
+    plan = plan_at(tmp_path, trials=4, scheduler="none")
+    world.room_for = 2
+    first = searched(plan)["busy_share"]
+    world.room_for = 99
+    second = searched(plan)["busy_share"]
+    seconds = json.loads(plan.folder.read(BUSY))
+    assert second == round(seconds["trained"] / seconds["had"], 3)
+    assert seconds["trained"] == pytest.approx(sum(one.seconds for one in Memory(plan.folder)), abs=1)
+    assert first > 0
+    plan.folder.remove(ANSWER)  # as where the winner's training was cut
+    assert searched(plan)["busy_share"] == second
 
 
 def test_a_sitting_in_which_nothing_is_found_says_why(tmp_path: Path, world: World) -> None:
