@@ -164,7 +164,7 @@ def test_a_winner_whose_driver_was_lost_is_finished_once_it_is(
     )
     Home(plan).open(Memory(plan.folder))  # a sitting later
     assert tags_of(plan.tracking_uri, winner)[STATE_TAG] == "interrupted"
-    train = finale.train
+    train = vars(finale)["train"]
     monkeypatch.setattr(finale, "train", lambda *of, **words: train(*of, **words) | {"run_id": winner})
     retrained(plan, BEST, None)
     assert tags_of(plan.tracking_uri, winner)[STATE_TAG] == "finished"
@@ -182,7 +182,7 @@ def test_a_winner_is_promoted_by_the_judging_that_was_asked_for(
         asked.extend([*of[1:], words])
         return {"alias": "champion"}
 
-    train = finale.train
+    train = vars(finale)["train"]
     monkeypatch.setattr(
         finale, "train", lambda *of, **words: train(*of, **words) | {"model": "found/1", "run_id": None}
     )

@@ -75,7 +75,7 @@ def test_what_no_trial_logs_and_rungs_closer_than_steps_are_refused() -> None:
     check_rehearsal(search_of(metric="cost/gflops"), run, [16], STEPS)
 
 
-def took(run_words: dict[str, object], source: str = RATES, **words: object) -> dict[str, Any]:
+def took(run_words: dict[str, object], words: dict[str, object], source: str = RATES) -> dict[str, Any]:
     """Of a search over rates, which make no draw dearer: an epoch is of 4 steps, of 2 s each; a look takes 3 s."""
     own = search_of(**words)
     run, fixed = resolved("mae", {"encoder": "micro", **run_words}), {"encoder": "micro"}
@@ -96,12 +96,12 @@ def took(run_words: dict[str, object], source: str = RATES, **words: object) -> 
     ],
 )
 def test_the_clock_has_whole_trials_one_after_another(words: dict[str, object], least: float, most: float) -> None:
-    found = took(NINE, **words)
+    found = took(NINE, words)
     assert found["hours"] == pytest.approx([least / 3600, most / 3600])
 
 
 def test_what_it_takes_lies_between_rungs_that_pass_their_share_and_none_that_stop() -> None:
-    found = took(NINE, trials=27, finalists=1, seeds=3, retrain=18, workers_per_trial=2)
+    found = took(NINE, {"trials": 27, "finalists": 1, "seeds": 3, "retrain": 18, "workers_per_trial": 2})
     assert found["whole_trials"] == [7 + 2, 27 + 2]
     assert found["worker_hours"] == pytest.approx(
         [11 * 99 * 2 / 3600, 31 * 99 * 2 / 3600]
@@ -109,14 +109,14 @@ def test_what_it_takes_lies_between_rungs_that_pass_their_share_and_none_that_st
 
 
 def test_hours_of_gpus_are_those_that_workers_have() -> None:
-    found = took(NINE, trials=2, scheduler="none", workers_per_trial=4)
+    found = took(NINE, {"trials": 2, "scheduler": "none", "workers_per_trial": 4})
     assert found["worker_hours"][1] == pytest.approx(2 * 99 * 4 / 3600)
     assert found["gpu_hours"][1] == pytest.approx(2 * 99 * 4 * 2 / 3600)
 
 
 def test_where_epochs_are_searched_each_trial_takes_its_own() -> None:
     source = "from ray import tune\nMETHOD = 'mae'\nSPACE = {'epochs': tune.choice([30])}"
-    found = took({"eval.every_epochs": 10}, source, trials=1, scheduler="none")
+    found = took({"eval.every_epochs": 10}, {"trials": 1, "scheduler": "none"}, source)
     assert found["steps_of_a_trial"] == 120
     assert found["hours"][0] == pytest.approx((30 * 4 * 2 + 3 * 3 + 15) / 3600)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mim_ray import cli
 from mim_ray.errors import Failure, Mistake
 from mim_ray.search import prospect
 from mim_ray.search import search as room
@@ -133,6 +134,20 @@ def test_more_at_a_time_than_there_is_room_for_are_refused_on_the_way_too(
     ):
         room.resumed("played", str(tmp_path), None, address=None, concurrent="3")
     assert world.sittings == 0
+
+
+def test_what_may_be_said_anew_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[object] = []
+
+    def resumed(*of: object, **words: object) -> None:
+        said.extend([*of, words])
+        raise Mistake("enough")
+
+    monkeypatch.setattr(room, "resumed", resumed)
+    assert cli.run(["search", "--resume", "played", "concurrent=2", "storage=there"]) == 2
+    assert said == ["played", "there", None, {"address": None, "concurrent": "2"}]
+    assert cli.run(["search", "--resume", "played", "trials=9"]) == 2
+    assert len(said) == 4
 
 
 def test_a_plan_is_told_and_leaves_nothing(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
