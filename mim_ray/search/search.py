@@ -77,8 +77,9 @@ def search(
             say(described(asked))
             if only_plan:
                 return {"name": name, "run_id": None, **facts(asked)}
-            asked.plan.write()
-            plan = with_home(asked.plan, run.tracking.experiment, facts(asked))
+            plan = asked.plan._replace(prospect=facts(asked))
+            plan.write()
+            plan = with_home(plan, run.tracking.experiment)
         finally:
             if not folder.has(PLAN):
                 with suppress(OSError, FileNotFoundError):
@@ -101,7 +102,7 @@ def resumed(name: str, storage: str | None, uri: str | None, *, address: str | N
             check_room(run, needed, word="workers_per_trial")
             with suppress(Mistake):
                 plan = plan._replace(concurrent=concurrency(plan.search, needed))
-            return _searched(with_home(plan, run.tracking.experiment, {}), address)
+            return _searched(with_home(plan, run.tracking.experiment), address)
 
 
 def _folder_of(name: str, storage: Folder, uri: str) -> Folder:
@@ -214,19 +215,21 @@ def _ended(plan: Plan) -> None:
 
 
 def _reopen_the_lost(memory: Memory) -> None:
-    """Trials that the world refused, or that could not even begin: another sitting may have more luck; but what
-    is lost again and again is lost by its own fault."""
+    """Another sitting may have more luck; but what is lost again and again is lost by its own fault."""
     for record in memory:
-        if record.state == "lost" or (record.state == "failed" and not record.has_learnt):
+        if record.state == "lost":
             record.state = "failed" if record.losses >= SITTINGS else "waiting"
             memory.keep(record)
 
 
 def _name_finalists(own: Search, memory: Memory) -> None:
-    """Those that came to the end and are best there, with further seeds; named once."""
-    ended = [record for record in ranked(memory, own) if record.state == "finished" and record.of is None]
+    """The best, with further seeds; where too few came to the end the best of the others go on to it."""
+    rivals = ranked((record for record in memory if record.of is None), own)
     there = {(record.of, record.seed) for record in memory}
-    for record in ended[: own.finalists]:
+    for record in rivals[: own.finalists]:
+        if record.state == "stopped":
+            record.state = "waiting"
+            memory.keep(record)
         for seed in range(1, own.seeds):
             if (record.number, seed) not in there:
                 memory.add(record.draw, record.words, seed=seed, of=record.number)

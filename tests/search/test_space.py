@@ -5,7 +5,6 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.distributions import IntDistribution
 
 from mim_ray.errors import Mistake
 from mim_ray.methods import resolved
@@ -329,9 +328,10 @@ def test_whole_numbers_are_those_that_tune_draws(domain: str, values: set[int]) 
     assert {int(space.words(draw)["batch"]) for draw in corners(space)} <= values
 
 
-def test_whole_numbers_on_a_logarithmic_scale_have_no_steps() -> None:
-    (found,) = space_of("'batch': tune.qlograndint(8, 64, 8)").domains.values()
-    assert found == IntDistribution(8, 64, log=True, step=1)
+@pytest.mark.parametrize("domain", ["tune.qlograndint(8, 64, 8)", "tune.qloguniform(8, 64, 8)"])
+def test_steps_on_a_logarithmic_scale_are_refused(domain: str) -> None:
+    with pytest.raises(Mistake, match=r"batch: steps and logarithms do not go together: expected tune\.choice"):
+        space_of(f"'batch': {domain}")
 
 
 @pytest.mark.parametrize(
