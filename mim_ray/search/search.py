@@ -32,6 +32,7 @@ from mim_ray.search.tuning import tuned
 from mim_ray.storage import LOCK, Folder
 from mim_ray.tracking.run import End, find_run, resolved_uri
 from mim_ray.training.asked import Asked, asking
+from mim_ray.training.job import CHECKPOINTS
 
 logger = logging.getLogger("mim_ray")
 SITTINGS = 2
@@ -135,6 +136,8 @@ def _searched(plan: Plan, address: str | None) -> dict[str, Any]:
             result = answer_of(plan, memory) | {"busy_share": round(busy["search/busy_share"], 3)}
             if is_done:
                 result = _with_winner(plan, result, address)
+            if result["finished"]:
+                _tidied(plan, memory)
             status = "FINISHED" if result["finished"] else "KILLED"
             if not result["finished"]:
                 logger.warning("it is not at its end: go on with mim-ray search --resume %s", plan.name)
@@ -169,6 +172,14 @@ def _with_winner(plan: Plan, result: dict[str, Any], address: str | None) -> dic
             logger.warning("the winner is not trained and judged: %s", trouble)
             return result
     return written_down(plan, result | {"finished": True})
+
+
+def _tidied(plan: Plan, memory: Memory) -> None:
+    """Nobody goes on with those that were stopped, so their checkpoints go; what MLflow has of them stays."""
+    for record in memory:
+        run = plan.runs.below(record.name(plan.name))
+        if record.state == "stopped" and run.has(CHECKPOINTS):
+            run.remove(CHECKPOINTS)
 
 
 def _busy_share(plan: Plan, memory: Memory, before: float, began: float) -> float:

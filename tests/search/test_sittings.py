@@ -92,11 +92,15 @@ def test_where_too_few_came_to_the_end_the_best_of_the_others_are_finalists(tmp_
         one = record(number, *learnt(Record(number, {}, {}))[: 9 if number == 4 else 1])
         one.state = "finished" if number == 4 else "stopped"
         memory.keep(one)
+    for number in range(6):
+        plan.runs.below(f"played-{number:03}/checkpoints").write("made_up", b"{}")
     result = searched(plan)
     finalists = {row["trial"]: row for row in result["trials"] if "seeds" in row}
     assert finalists.keys() == {4, 5, 3}
     assert all((row["state"], row["seeds"]) == ("finished", 2) for row in finalists.values())
     assert [row["state"] for row in result["trials"]].count("stopped") == 3
+    kept = [number for number in range(6) if plan.runs.below(f"played-{number:03}").has("checkpoints")]
+    assert kept == [3, 4, 5]
 
 
 @pytest.mark.usefixtures("world")
