@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -69,19 +69,22 @@ class Adviser:
         trial = self._open.pop(record.number, None)
         if trial is None:
             self._tried.append(record.words)
-            self.study.add_trial(frozen(record, self._search, self._space.domains))
+            self.study.add_trial(frozen(record, self._search, self._space))
             return
         values = values_of(record, self._search)
         state = state_of(record, self._search)
         if record.state == "failed":  # what it was worth on the way says nothing good of it
             self.study.tell(trial, state=TrialState.FAIL)
-            self.study.add_trial(frozen(record, self._search, self._space.domains))
+            self.study.add_trial(frozen(record, self._search, self._space))
         else:
             self.study.tell(trial, values if state == TrialState.COMPLETE else None, state=state)
 
     def _asked(self, number: int) -> Trial:
         self.study.sampler = self._sampler(number)
-        trial = self._open[number] = self.study.ask(self._space.domains)
+        trial = self._open[number] = self.study.ask()
+        for name in self._space.in_order():
+            if self._space.exists(name, trial.params):
+                _suggested(trial, name, self._space.domains[name])
         return trial
 
     def _sampler(self, number: int) -> BaseSampler:
@@ -101,6 +104,16 @@ class Adviser:
             trial.report(look[metric], _how_far(look))
 
 
+def _suggested(trial: Trial, name: str, domain: BaseDistribution) -> None:
+    match domain:
+        case CategoricalDistribution():
+            trial.suggest_categorical(name, domain.choices)
+        case FloatDistribution():
+            trial.suggest_float(name, domain.low, domain.high, step=domain.step, log=domain.log)
+        case IntDistribution():
+            trial.suggest_int(name, domain.low, domain.high, step=domain.step, log=domain.log)
+
+
 def _how_far(look: Look) -> int:
     """TPE sorts what is pruned by it first; steps, whose number follows the batch, would put one over another."""
     return round(1000 * look["epoch"])
@@ -117,15 +130,15 @@ def values_of(record: Record, search: Search) -> list[float] | None:
     return values if len(values) == len(search.metric) and all(map(math.isfinite, values)) else None
 
 
-def frozen(record: Record, search: Search, domains: dict[str, BaseDistribution]) -> FrozenTrial:
+def frozen(record: Record, search: Search, space: Space) -> FrozenTrial:
     """A trial that has ended, as Optuna would remember it."""
     metric, state = search.metric[0], state_of(record, search)
     finite = (look for look in record.looks if math.isfinite(look.get(metric, math.nan)))
     reports = {_how_far(look): look[metric] for look in finite}
     return optuna.trial.create_trial(
         state=state,
-        params=record.draw,
-        distributions=domains,
+        params=(there := space.existing(record.draw)),
+        distributions={name: space.domains[name] for name in there},
         values=values_of(record, search) if state == TrialState.COMPLETE else None,
         intermediate_values=reports if len(search.metric) == 1 and record.state != "failed" else {},
     )

@@ -114,15 +114,15 @@ def facts(asked: Asking) -> dict[str, Any]:
 
 
 def looked_at(own: Search, space: Space, run: Run) -> dict[str, str]:
-    """How often a trial is looked at, so that all of them are at the rungs."""
+    """How long trials of several methods are, and how often a trial is looked at, so that all are at the rungs."""
+    shared = {"epochs": str(run.epochs)} if METHOD in space.domains else {}
     if own.looks is None:
-        return {}
+        return shared
     if any("epochs" in paths_of(name) for name in space.domains):
         raise Mistake(
             "epochs: trials are compared at the same epochs of the same schedule: expected scheduler=none"
         )
-    found = {LOOKS: repr(run.epochs / own.looks)}
-    return found | ({"epochs": str(run.epochs)} if METHOD in space.domains else {})
+    return shared | {LOOKS: repr(run.epochs / own.looks)}
 
 
 def warn_of_warmups(own: Search, runs: Iterable[Run]) -> None:
@@ -167,7 +167,7 @@ def asked_of(
     fixed = {path: text for path, text in fixed.items() if path not in ("storage", "tracking.model", "name")}
     words = changed(Search(), own) | {"name": own.name}
     plan = Plan(
-        secrets.token_hex(8), words, space.name, space.source, fixed, storage, concurrent, uri, None, model
+        secrets.token_hex(8), words, space.name, space.source, fixed, storage, concurrent, uri, None, model, {}
     )
     rehearsal = _rehearsed(plan, space, fixed, address)
     runs = [run_of(space, space.words(draw), fixed) for draw in corners(space)]

@@ -10,6 +10,7 @@ from mim_ray.errors import Failure
 from mim_ray.search.memory import Memory
 from mim_ray.search.plan import Plan
 from mim_ray.search.results import best_of
+from mim_ray.search.space import WHERE, Space, paths_of
 from mim_ray.search.trial import SEARCH_TAG, SPACE_TAG, STATE_TAG
 from mim_ray.tracking.run import (
     End,
@@ -18,6 +19,7 @@ from mim_ray.tracking.run import (
     add_results,
     children,
     create_run,
+    delete_runs,
     end_run,
     reopen_run,
     tag_run,
@@ -33,21 +35,21 @@ STATUS: dict[str, End] = {"finished": "FINISHED", "failed": "FAILED", "lost": "F
 """Of a trial's run; of all others KILLED."""
 
 
-def with_home(plan: Plan, experiment: str, prospect: Mapping[str, object]) -> Plan:
+def with_home(plan: Plan, experiment: str) -> Plan:
     """The plan that knows its run in MLflow: a new one with space and plan, unless it has one."""
     uri = plan.uri
     if uri is None or plan.run_id is not None:
         return plan
-    half_made = tagged(uri, experiment, {ID_TAG: plan.id})
-    plan = plan._replace(run_id=half_made[0] if half_made else _new_home(plan, uri, experiment, prospect))
+    delete_runs(uri, tagged(uri, experiment, {ID_TAG: plan.id}))  # half made
+    plan = plan._replace(run_id=_new_home(plan, uri, experiment))
     plan.write()
     return plan
 
 
-def _new_home(plan: Plan, uri: str, experiment: str, prospect: Mapping[str, object]) -> str:
+def _new_home(plan: Plan, uri: str, experiment: str) -> str:
     folder = plan.folder
     words = {f"search.{path}": text for path, text in flatten(plan.search).items()}
-    domains = {f"space.{path}": str(domain) for path, domain in plan.questions().domains.items()}
+    domains = {f"space.{path}": text for path, text in domains_of(plan.questions()).items()}
     tags = {
         SEARCH_TAG: plan.name,
         SPACE_TAG: plan.space,
@@ -55,8 +57,18 @@ def _new_home(plan: Plan, uri: str, experiment: str, prospect: Mapping[str, obje
         "mim_ray.folder": folder.url if folder.local is None else str(folder.local.absolute()),
     }
     run_id = create_run(uri, experiment, plan.name, {**plan.fixed, **words, **domains}, tags)
-    add_documents(uri, run_id, {"space.py": plan.source, "plan.json": prospect})
+    add_documents(uri, run_id, {"space.py": plan.source, "plan.json": plan.prospect})
     return run_id
+
+
+def domains_of(space: Space) -> dict[str, str]:
+    """What each path is drawn from, in each of its cases."""
+    found: dict[str, list[str]] = {}
+    for name, domain in space.domains.items():
+        _, where, case = name.partition(WHERE)
+        for path in paths_of(name):
+            found.setdefault(path, []).append(f"{domain}{where}{case}")
+    return {path: "; ".join(texts) for path, texts in found.items()}
 
 
 class Home:

@@ -120,6 +120,8 @@ class Plan(NamedTuple):
     """The parent of the trials' runs in MLflow."""
     model: str | None
     """What the best is registered as."""
+    prospect: Mapping[str, Any]
+    """What it was expected to take."""
 
     @property
     def search(self) -> Search:
@@ -165,7 +167,7 @@ def read_plan(folder: Folder) -> Plan:
     """It goes on where it lies, though it may have begun in another place."""
     try:
         values: dict[str, Any] = json.loads(folder.read(PLAN))
-        return Plan(**values)._replace(storage=folder.url.rpartition("/")[0])
+        return Plan(**{"prospect": {}, **values})._replace(storage=folder.url.rpartition("/")[0])
     except (ValueError, TypeError) as error:
         raise Failure(f"{folder.url}/{PLAN} cannot be read: {error}") from None
 

@@ -45,7 +45,7 @@ def every(space: Space) -> list[dict[str, object]]:
 
 
 def grid(space: Space, points: int) -> list[dict[str, object]]:
-    """Every value of what is chosen, with so many points of every range."""
+    """Every value of what is chosen, with so many points of every range; a single one is its middle."""
     sides = [[*_points(domain, points)] for domain in space.domains.values()]
     draws = (dict(zip(space.domains, values, strict=True)) for values in product(*sides))
     different: dict[str, dict[str, object]] = {}
@@ -94,7 +94,7 @@ def _points(domain: BaseDistribution, points: int) -> Iterator[object]:
         return
     found = []
     for number in range(points):
-        share = number / max(points - 1, 1)
+        share = 0.5 if points == 1 else number / (points - 1)
         if domain.log:
             value = domain.low ** (1 - share) * domain.high**share
         else:

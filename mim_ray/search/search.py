@@ -33,6 +33,7 @@ from mim_ray.search.tuning import tuned
 from mim_ray.storage import LOCK, Folder
 from mim_ray.tracking.run import End, find_run, resolved_uri
 from mim_ray.training.asked import Asked, asking
+from mim_ray.training.job import CHECKPOINTS
 
 logger = logging.getLogger("mim_ray")
 SITTINGS = 2
@@ -79,8 +80,9 @@ def search(
             say(described(asked))
             if only_plan:
                 return {"name": name, "run_id": None, **facts(asked)}
-            asked.plan.write()
-            plan = with_home(asked.plan, run.tracking.experiment, facts(asked))
+            plan = asked.plan._replace(prospect=facts(asked))
+            plan.write()
+            plan = with_home(plan, run.tracking.experiment)
         finally:
             if not folder.has(PLAN):
                 with suppress(OSError, FileNotFoundError):
@@ -103,7 +105,7 @@ def resumed(
             run = resolved(*plan.of_trial(Record(0, {}, {})))
             needed = resources_of_a_worker(run)
             check_room(run, needed, word="workers_per_trial")
-            return _searched(with_home(_fitted(plan, needed, concurrent), run.tracking.experiment, {}), address)
+            return _searched(with_home(_fitted(plan, needed, concurrent), run.tracking.experiment), address)
 
 
 def _fitted(plan: Plan, needed: Mapping[str, float], concurrent: str | None) -> Plan:
@@ -149,6 +151,8 @@ def _searched(plan: Plan, address: str | None) -> dict[str, Any]:
             result = answer_of(plan, memory) | {"busy_share": share and round(share, 3)}
             if is_done:
                 result = _with_winner(plan, result, address)
+            if result["finished"]:
+                _tidied(plan, memory)
             status = "FINISHED" if result["finished"] else "KILLED"
             if not result["finished"]:
                 logger.warning("it is not at its end: go on with mim-ray search --resume %s", plan.name)
@@ -185,6 +189,14 @@ def _with_winner(plan: Plan, result: dict[str, Any], address: str | None) -> dic
             logger.warning("the winner is not trained and judged: %s", trouble)
             return result
     return written_down(plan, result | {"finished": True})
+
+
+def _tidied(plan: Plan, memory: Memory) -> None:
+    """Nobody goes on with those that were stopped, so their checkpoints go; what MLflow has of them stays."""
+    for record in memory:
+        run = plan.runs.below(record.name(plan.name))
+        if record.state == "stopped" and run.has(CHECKPOINTS):
+            run.remove(CHECKPOINTS)
 
 
 def _run(
@@ -225,19 +237,21 @@ def _ended(plan: Plan) -> None:
 
 
 def _reopen_the_lost(memory: Memory) -> None:
-    """Trials that the world refused, or that could not even begin: another sitting may have more luck; but what
-    is lost again and again is lost by its own fault."""
+    """Another sitting may have more luck; but what is lost again and again is lost by its own fault."""
     for record in memory:
-        if record.state == "lost" or (record.state == "failed" and not record.has_learnt):
+        if record.state == "lost":
             record.state = "failed" if record.losses >= SITTINGS else "waiting"
             memory.keep(record)
 
 
 def _name_finalists(own: Search, memory: Memory) -> None:
-    """Those that came to the end and are best there, with further seeds; named once."""
-    ended = [record for record in ranked(memory, own) if record.state == "finished" and record.of is None]
+    """The best, with further seeds; where too few came to the end the best of the others go on to it."""
+    rivals = ranked((record for record in memory if record.of is None), own)
     there = {(record.of, record.seed) for record in memory}
-    for record in ended[: own.finalists]:
+    for record in rivals[: own.finalists]:
+        if record.state == "stopped":
+            record.state = "waiting"
+            memory.keep(record)
         for seed in range(1, own.seeds):
             if (record.number, seed) not in there:
                 memory.add(record.draw, record.words, seed=seed, of=record.number)

@@ -49,18 +49,29 @@ class Space(NamedTuple):
     source: str
 
     def words(self, draw: Draw) -> dict[str, str]:
-        """The overrides of a draw, without what does not exist in it."""
+        """The overrides of a draw."""
         found: dict[str, str] = {}
-        for name, value in draw.items():
-            if self.exists(name, draw):
-                found |= dict.fromkeys(paths_of(name), _typed(value, self.domains[name]))
+        for name, value in self.existing(draw).items():
+            found |= dict.fromkeys(paths_of(name), _typed(value, self.domains[name]))
         return found
+
+    def existing(self, draw: Draw) -> dict[str, object]:
+        """Without what does not exist in it."""
+        return {name: value for name, value in draw.items() if self.exists(name, draw)}
+
+    def in_order(self) -> list[str]:
+        """Each name after the one on which its existence depends."""
+
+        def depth(name: str) -> int:
+            return 1 + depth(self.only[name][0]) if name in self.only else 0
+
+        return sorted(self.domains, key=depth)
 
     def exists(self, name: str, draw: Draw) -> bool:
         if name not in self.only:
             return True
         other, values = self.only[name]
-        return as_text(draw[other]) in values and self.exists(other, draw)
+        return self.exists(other, draw) and as_text(draw[other]) in values
 
     def sentence(self, words: Mapping[str, str]) -> tuple[str, dict[str, str]]:
         """The method and its overrides, of which a space may choose both."""
@@ -208,13 +219,15 @@ def _distribution(name: str, path: str, domain: object) -> BaseDistribution:
         sampler, step = sampler.get_sampler(), sampler.q
     whole, logarithmic = isinstance(domain, Integer), isinstance(sampler, LogUniform)
     low, high = domain.lower, domain.upper - 1 if whole and step in (None, 1) else domain.upper
+    if step is not None and logarithmic:
+        raise Mistake(f"space {name}: {path}: steps and logarithms do not go together: expected tune.choice")
     if step is not None:  # Tune's are multiples of it
         low, high = math.ceil(low / step - 1e-9) * step, math.floor(high / step + 1e-9) * step
     if low > high or (not whole and low == high):
         raise Mistake(f"space {name}: {path} is empty: {domain.lower} to {domain.upper}")
     if whole:
-        return IntDistribution(low, high, log=logarithmic, step=1 if logarithmic else step or 1)
-    return FloatDistribution(low, high, log=logarithmic, step=None if logarithmic else step)
+        return IntDistribution(low, high, log=logarithmic, step=step or 1)
+    return FloatDistribution(low, high, log=logarithmic, step=step)
 
 
 def _typed(value: object, domain: BaseDistribution) -> str:

@@ -21,7 +21,7 @@ SCORE = "score"
 """The first metric, higher being better."""
 
 FRUITLESS = 3
-"""How many trials of a sitting may fail before any has learnt something, or be lost one after another."""
+"""How many trials of a sitting may be lost one after another."""
 
 FAR = 1e30
 PROGRESS = ("step", "steps", "left")
@@ -38,7 +38,7 @@ class Study(Searcher):  # type: ignore[misc]
         """`adviser`: None where only those that are open are to be trained."""
         super().__init__(metric=SCORE, mode="max")
         self._plan, self._space, self._memory, self._adviser = plan, space, memory, adviser
-        self._failed = self._lost_in_a_row = 0
+        self._lost_in_a_row = 0
         self._open = self._left()
         self._of: dict[str, Record] = {}
         self._before: dict[int, float] = {}
@@ -59,9 +59,7 @@ class Study(Searcher):  # type: ignore[misc]
     @property
     def is_fruitless(self) -> bool:
         """Whether there is no use in going on now."""
-        if self._lost_in_a_row >= FRUITLESS:
-            return True
-        return self._failed >= FRUITLESS and not any(record.has_learnt for record in self._memory)
+        return self._lost_in_a_row >= FRUITLESS
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **_: Any) -> bool:
         return True
@@ -120,7 +118,6 @@ class Study(Searcher):  # type: ignore[misc]
         record.state = "lost" if error else over or "stopped"
         record.reason = (result or {}).get("reason") or ("its process was lost" if error else "")
         record.losses += record.state == "lost"
-        self._failed += record.state in ("failed", "lost")
         self._lost_in_a_row = self._lost_in_a_row + 1 if record.state == "lost" else 0
         self._memory.keep(record)
         self.news.append(record)
@@ -195,6 +192,12 @@ class Rungs(Remembering, AsyncHyperBandScheduler):  # type: ignore[misc]
 
 
 class Median(Remembering, MedianStoppingRule):  # type: ignore[misc]
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Who has come to the last look is not stopped there."""
+        decision, look = super().on_trial_result(tune_controller, trial, result), look_in(result)
+        is_last = look is not None and look["step"] >= result.get("steps", math.inf)
+        return str(TrialScheduler.CONTINUE) if is_last else decision
+
     def _tell(self, trial: Any, record: Record, *, is_new: bool = True) -> None:
         """Without a decision, of which there can be one only."""
         rows = [(score_of(self.search, look), look["look"]) for look in record.looks]

@@ -9,7 +9,7 @@ from ray import tune
 from ray.exceptions import RayError
 
 from mim_ray.cost import cost
-from mim_ray.errors import Failure, Mistake
+from mim_ray.errors import Diverged, Failure, Mistake
 from mim_ray.launch import begun, closed, entered
 from mim_ray.run import Run
 from mim_ray.scores import COST
@@ -57,7 +57,11 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         while not self._looks and time.monotonic() < deadline:
             if self._result is not None:
                 return self._ended(self._result)
-            self._listen(self._slot)
+            try:
+                self._listen(self._slot)
+            except Failure as trouble:  # its workers are no more
+                self._result, self._refusal = {}, str(trouble)
+                self._tag(self._over, "FAILED")
             time.sleep(POLL_SECONDS)
         found = {} if not self._looks else self._found(*self._looks.pop(0))
         return self._row() | found
@@ -73,8 +77,9 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         self._numbers: dict[str, float] = {}
         self._since, self._from = 0.0, 0.0
         self._result: dict[str, Any] | None = None
+        self._is_told = False
         self._refusal: str | None = None
-        self._over: State = "failed"
+        self._over: State = "lost"
         self._job: Job | None = None
         try:
             record = known(folder, config[TRIAL])
@@ -85,10 +90,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]
                 self._slot = Slot(run, folder)
             self._slot.begin(self._job, max((int(look["step"]) for look in record.looks), default=-1))
             self._tag("running")
-        except Mistake as refusal:
-            self._refusal = str(refusal)
-        except (Failure, OSError) as trouble:  # of a server or a disk: another sitting may have more luck
-            self._refusal, self._over = str(trouble), "lost"
+        except (Mistake, Failure, OSError) as trouble:  # another sitting may have more luck
+            self._refusal = str(trouble)
 
     def _taken(self, record: Record) -> Job:
         """The run of a trial, which nobody else may train meanwhile: a driver that was given up soon lets go."""
@@ -111,7 +114,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         self._looks += news.looks
         if news.refusal is not None:
             kind, self._refusal = news.refusal
-            self._result, self._over = {}, "lost" if kind == Failure.__name__ else "failed"
+            self._result, self._over = {}, "failed" if kind == Diverged.__name__ else "lost"
             self._tag(self._over, "FAILED")
 
     def _ended(self, result: dict[str, Any]) -> dict[str, Any]:
@@ -119,6 +122,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         if self._refusal is not None:
             return self._row() | {"over": self._over, "reason": self._refusal, "done": True}
         assert self._job is not None
+        self._is_told = True
         closed(self._job, result)
         if not result["finished"]:  # someone else stopped it
             return self._row() | {"done": True}
@@ -145,8 +149,12 @@ class Trial(tune.Trainable):  # type: ignore[misc]
 
     def _left(self) -> bool:
         """Whether the slot is free: a run that goes on is stopped after a checkpoint."""
-        if self._slot is None or self._refusal is not None or self._result is not None:
-            return self._slot is not None or self._refusal is not None
+        if self._slot is None or self._refusal is not None:
+            return self._refusal is not None
+        if self._result is not None:
+            if not self._is_told:  # it came to its end while somebody decided to stop it
+                self._tag("stopped")
+            return True
         with suppress(Failure, RayError):
             result = self._slot.stop()
             if result is not None:

@@ -12,6 +12,9 @@ from mim_ray.storage import Folder
 JOB = "run.json"
 """The job, in its run's folder."""
 
+CHECKPOINTS = "checkpoints"
+"""The folder of them, beside it."""
+
 START = "start.safetensors"
 """Beside it, the weights that the run begins with, where they are a model's."""
 

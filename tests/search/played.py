@@ -36,7 +36,7 @@ def search_of(**words: object) -> Search:
 
 def plan_at(folder: Path, source: str = SPACE, **words: object) -> Plan:
     texts = {path: str(value) for path, value in {"metric": KNN, "name": "played", **words}.items()}
-    return Plan("0", texts, "made_up", source, {"encoder": "micro"}, str(folder), 1, None, None, None)
+    return Plan("0", texts, "made_up", source, {"encoder": "micro"}, str(folder), 1, None, None, None, {})
 
 
 def look(number: int, value: float, metric: str = KNN) -> Look:
@@ -116,10 +116,11 @@ def rows_of(known: Record, values: list[float], search: Search) -> Iterator[Row]
         yield {"look": -1, "step": 10 * number - 5, "steps": 10 * len(values), "seconds": 1.0}
         found = look(number, value, search.metric[0])
         score = score_of(search, found)
-        end = {"over": "finished", "done": True} if number == len(values) else {}
         yield {f"found/{name}": one for name, one in found.items()} | {
-            "look": number, "seconds": 2.0 * number, "run_id": f"run-{known.number}", SCORE: score, **end,
+            "look": number, "step": 10 * number, "steps": 10 * len(values), "seconds": 2.0 * number,
+            "run_id": f"run-{known.number}", SCORE: score,
         }  # fmt: skip
+    yield {"look": -1, "over": "finished", "done": True}
 
 
 def made_up(space: Space, draw: dict[str, Any]) -> Record:

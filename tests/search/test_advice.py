@@ -13,7 +13,7 @@ from mim_ray.search.advice import Adviser, frozen, values_of
 from mim_ray.search.memory import Record
 from mim_ray.search.plan import Search
 from mim_ray.search.space import Space
-from tests.search.played import KNN, look, plan_at, record, search_of
+from tests.search.played import KNN, Played, look, plan_at, record, search_of
 
 TRIALS = 14
 COSTS = f"{KNN},cost/gflops"
@@ -126,7 +126,7 @@ def test_what_became_of_a_trial_is_told_at_once_or_later(
     later.end(one)
     for study in (live.study, later.study):
         trial = study.trials[-1]
-        assert trial.state == told == frozen(one, search, space.domains).state
+        assert trial.state == told == frozen(one, search, space).state
         assert trial.params == one.draw
         reports = {1000 * epoch: value for epoch, value in enumerate(values, 1) if math.isfinite(value)}
         assert trial.intermediate_values == ({} if state == "failed" else reports)
@@ -153,17 +153,17 @@ def test_several_metrics_are_told_together_or_not_at_all(tmp_path: Path) -> None
     search, space = search_of(metric=COSTS, scheduler="none"), space_at(tmp_path)
     one = record(0, 0.3)
     assert values_of(one, search) is None
-    assert frozen(one, search, space.domains).state == TrialState.FAIL
+    assert frozen(one, search, space).state == TrialState.FAIL
     one.looks[-1]["cost/gflops"] = 2.0
     assert values_of(one, search) == [0.3, 2.0]
     one.state = "stopped"
-    assert frozen(one, search, space.domains).state == TrialState.COMPLETE
+    assert frozen(one, search, space).state == TrialState.COMPLETE
     adviser = Adviser(search, space, 0)
     adviser.end(one)
     assert adviser.study.trials[0].values == [0.3, 2.0]
     for state in ("failed", "lost"):
         one.state = state
-        assert frozen(one, search, space.domains).state == TrialState.FAIL
+        assert frozen(one, search, space).state == TrialState.FAIL
 
 
 def test_two_looks_at_the_end_are_no_matter_to_warn_of(tmp_path: Path) -> None:
@@ -234,5 +234,22 @@ def test_of_stopped_trials_those_count_more_that_were_trained_for_longer_not_in_
         Record(0, draw, {}, state="stopped", looks=[{"look": 1, "step": steps, "epoch": 1.0, KNN: 0.1}])
         for steps in (800, 100)
     )
-    furthest = [frozen(one, search, space.domains).last_step for one in (small, large)]
+    furthest = [frozen(one, search, space).last_step for one in (small, large)]
     assert furthest[0] == furthest[1]
+
+
+def test_what_does_not_exist_in_a_draw_is_not_drawn_nor_learnt_from(tmp_path: Path) -> None:
+    source = """
+from ray import tune
+METHOD = "mae"
+ONLY = {"method.measure.head.heads": ("method.measure.head.depth", (4,))}
+SPACE = {"method.measure.head.heads": tune.choice([2, 4]), "method.measure.head.depth": tune.choice([1, 4])}
+"""
+    played = Played(plan_at(tmp_path, source, trials=12, scheduler="none"))
+    played.play(lambda one: [float(one.draw["method.measure.head.depth"])])
+    adviser = Adviser(played.search, played.space, 0)
+    for one in played.memory:
+        adviser.end(one)
+    for one, trial in zip(played.memory, adviser.study.trials, strict=True):
+        assert ("method.measure.head.heads" in one.draw) == (one.draw["method.measure.head.depth"] == "4")
+        assert trial.params == one.draw

@@ -157,7 +157,7 @@ def test_what_cannot_be_judged_is_trained_all_the_same(
 def test_a_winner_whose_driver_was_lost_is_finished_once_it_is(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = with_home(plan._replace(tracking_uri=fresh(tmp_path)), "mim_ray", {})
+    plan = with_home(plan._replace(tracking_uri=fresh(tmp_path)), "mim_ray")
     assert plan.tracking_uri is not None
     winner = create_run(
         plan.tracking_uri, "mim_ray", "played-winner", {}, {"mlflow.parentRunId": str(plan.run_id)}
@@ -175,7 +175,7 @@ def test_a_winner_whose_driver_was_lost_is_finished_once_it_is(
 def test_a_winner_is_promoted_by_the_judging_that_was_asked_for(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = with_home(plan._replace(tracking_uri=fresh(tmp_path)), "mim_ray", {})
+    plan = with_home(plan._replace(tracking_uri=fresh(tmp_path)), "mim_ray")
     asked: list[object] = []
 
     def promoted(*of: object, **words: object) -> dict[str, str]:

@@ -1,14 +1,17 @@
 """The search's own run in MLflow."""
 
+import json
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from mim_ray.search.home import Home, with_home
+from mim_ray.search.home import Home, domains_of, with_home
 from mim_ray.search.memory import Memory, State
 from mim_ray.search.plan import Plan, read_plan
+from mim_ray.search.space import of_source, paths_of
 from mim_ray.search.trial import STATE_TAG, TRIAL_TAG
+from mim_ray.spaces import space_files
 from mim_ray.tracking.run import create_run, end_run, tag_run
 from tests.databases import fresh
 from tests.search.played import look, plan_at
@@ -22,7 +25,7 @@ def plan(tmp_path: Path) -> Plan:
 
 
 def homed(plan: Plan) -> Plan:
-    return with_home(plan, "mim_ray", {"trials": 3})
+    return with_home(plan, "mim_ray")
 
 
 def test_a_name_that_comes_again_adopts_nobodys_run(plan: Plan, tmp_path: Path) -> None:
@@ -32,8 +35,36 @@ def test_a_name_that_comes_again_adopts_nobodys_run(plan: Plan, tmp_path: Path) 
     assert read_plan(first.folder).run_id == first.run_id
 
 
-def test_one_that_was_killed_before_it_was_written_down_is_found_again(plan: Plan) -> None:
-    assert homed(plan).run_id == homed(plan).run_id
+def test_one_that_was_half_made_is_made_anew(plan: Plan) -> None:
+    half, whole = homed(plan), homed(plan)
+    client = MlflowClient(whole.uri)
+    assert client.get_run(str(half.run_id)).info.lifecycle_stage == "deleted"
+    assert client.get_run(str(whole.run_id)).data.params["search.trials"] == "20"
+
+
+@pytest.mark.parametrize("name", space_files())
+def test_every_space_is_written_down(plan: Plan, name: str) -> None:
+    plan = plan._replace(space=name, source=space_files()[name].read_text(), prospect={"trials": 3})
+    client, found = MlflowClient(plan.uri), homed(plan)
+    run = client.get_run(str(found.run_id))
+    paths = {path for one in plan.questions().domains for path in paths_of(one)}
+    assert {name for name in run.data.params if name.startswith("space.")} == {f"space.{path}" for path in paths}
+    assert json.loads(Path(client.download_artifacts(run.info.run_id, "plan.json")).read_text()) == {"trials": 3}
+
+
+def test_a_path_with_cases_is_told_with_all_of_them() -> None:
+    source = """
+from ray import tune
+METHOD = "mae"
+SPACE = {
+    "encoder": tune.choice(["vit-tiny", "vit-large"]),
+    "method.encoder.depth": {
+        ("encoder", "vit-tiny"): tune.randint(4, 13), ("encoder", "vit-large"): tune.randint(8, 25),
+    },
+}
+"""
+    told = domains_of(of_source("cases", source, {}))["method.encoder.depth"].split("; ")
+    assert [case.partition(" where ")[2] for case in told] == ["encoder=vit-tiny", "encoder=vit-large"]
 
 
 def test_trials_of_whom_nobody_said_how_they_ended_are_closed(plan: Plan) -> None:

@@ -24,9 +24,9 @@ def numbers(records: list[Record]) -> list[int]:
 
 def test_those_that_came_furthest_are_first_and_of_them_the_best() -> None:
     records = [
-        record(0, 0.9),
-        record(1, 0.1, 0.2),
-        record(2, 0.1, 0.3),
+        record(0, 0.9, state="stopped"),
+        record(1, 0.1, 0.2, state="stopped"),
+        record(2, 0.1, 0.3, state="stopped"),
         record(3),
         record(4, 1, 1, state="failed"),
     ]
@@ -73,7 +73,7 @@ def test_of_what_is_right_more_is_better(metric: str) -> None:
 
 def test_the_best_is_so_by_the_mean_over_its_seeds() -> None:
     records = [record(0, 0.9), record(1, 0.8), record(2, 0.85)]
-    records += [seed_of(3, 0, 0.1), seed_of(4, 1, 0.7), seed_of(5, 1, 0.9, state="failed")]
+    records += [seed_of(3, 0, 0.1), seed_of(4, 1, 0.7), seed_of(5, 1, 0.9, state="lost")]
     best = best_of(records, search_of())
     assert best is not None
     assert best.number == 1
@@ -83,6 +83,26 @@ def test_the_best_is_so_by_the_mean_over_its_seeds() -> None:
     assert deviation is not None
     assert math.isclose(deviation, 0.1 / math.sqrt(2))
     assert spread(records[2], records, KNN) == (0.85, None)
+    records[5].state = "failed"  # it diverged
+    steady = best_of(records, search_of())
+    assert steady is not None
+    assert steady.number == 0
+    assert rows(records, search_of())[1]["seeds failed"] == 1
+
+
+def test_ends_are_alike_however_many_epochs_they_took() -> None:
+    records = [record(0, 0.9), record(1, 0.1, 0.1, 0.1), record(2, 0.5, 0.6, state="stopped")]
+    best = best_of(records, search_of())
+    assert best is not None
+    assert best.number == 0
+    assert numbers(ranked(records, search_of())) == [0, 1, 2]
+
+
+def test_the_front_is_of_the_means_over_the_seeds() -> None:
+    records = [record(0, 0.9), record(1, 0.5), seed_of(2, 0, 0.1)]
+    for one in records:
+        one.looks[-1]["cost/gflops"] = 1.0
+    assert numbers(front(records, search_of(metric=COSTS, scheduler="none"))) == [0, 1]
 
 
 def test_what_is_no_number_is_not_the_best() -> None:
@@ -108,12 +128,12 @@ def test_a_table_has_every_trial_the_best_first() -> None:
     records = [record(0, 0.1), record(1, 0.2), record(2, state="failed"), seed_of(3, 1, 0.4)]
     records[2].reason = "its disk is full"
     table = rows(records, search_of())
-    assert [row["trial"] for row in table] == [3, 1, 0, 2]
-    assert (table[0]["seed of"], table[1]["seeds"], table[1]["mean"]) == (
+    assert [row["trial"] for row in table] == [1, 0, 2, 3]
+    assert (table[3]["seed of"], table[0]["seeds"], table[0]["mean"]) == (
         1,
         2,
         spread(records[1], records, KNN)[0],
     )
-    assert table[3] == {
+    assert table[2] == {
         "trial": 2, **records[2].words, "epoch": 0.0, KNN: None, "state": "failed", "reason": "its disk is full",
     }  # fmt: skip

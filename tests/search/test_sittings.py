@@ -18,7 +18,7 @@ from mim_ray.search.busy import BUSY
 from mim_ray.search.memory import Memory, Record
 from mim_ray.search.plan import Plan
 from mim_ray.search.study import FRUITLESS, Remembering, Study
-from tests.search.played import KNN, Played, plan_at, search_of
+from tests.search.played import KNN, Played, plan_at, record, search_of
 
 LOOKS = 9
 PROSPECT = {
@@ -84,6 +84,39 @@ def test_finalists_follow_and_the_answer_is_written_down(tmp_path: Path, world: 
     assert json.loads(plan.folder.read(ANSWER)) == result
     assert {"trials.json", "learning_curves.png"} <= {path.name for path in (tmp_path / "played/report").iterdir()}
     assert world.sittings == 2
+
+
+@pytest.mark.usefixtures("world")
+def test_where_too_few_came_to_the_end_the_best_of_the_others_are_finalists(tmp_path: Path) -> None:
+    """A trial that comes later is better here, so that the first ones alone pass no rung."""
+    plan = plan_at(tmp_path, trials=6, finalists=3, seeds=2, rungs=1)
+    plan.write()
+    memory = Memory(plan.folder)
+    for number in range(6):
+        one = record(number, *learnt(Record(number, {}, {}))[: 9 if number == 4 else 1])
+        one.state = "finished" if number == 4 else "stopped"
+        memory.keep(one)
+    for number in range(6):
+        plan.runs.below(f"played-{number:03}/checkpoints").write("made_up", b"{}")
+    result = searched(plan)
+    finalists = {row["trial"]: row for row in result["trials"] if "seeds" in row}
+    assert finalists.keys() == {4, 5, 3}
+    assert all((row["state"], row["seeds"]) == ("finished", 2) for row in finalists.values())
+    assert [row["state"] for row in result["trials"]].count("stopped") == 3
+    kept = [number for number in range(6) if plan.runs.below(f"played-{number:03}").has("checkpoints")]
+    assert kept == [3, 4, 5]
+
+
+@pytest.mark.usefixtures("world")
+def test_those_that_diverged_are_not_tried_again(tmp_path: Path) -> None:
+    plan = plan_at(tmp_path, trials=4, scheduler="none")
+    plan.write()
+    memory = Memory(plan.folder)
+    for number in range(3):
+        memory.keep(record(number, state="failed"))
+    result = searched(plan)
+    assert result["finished"]
+    assert states(plan) == ["failed"] * 3 + ["finished"]
 
 
 def test_an_answer_that_is_known_needs_no_cluster(

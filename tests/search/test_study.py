@@ -96,6 +96,24 @@ def test_the_median_of_the_others_stops_a_trial(tmp_path: Path) -> None:
     assert all(length < 9 for length in lengths(played)[3:])
 
 
+def test_who_has_come_to_the_last_look_is_not_stopped_there(tmp_path: Path) -> None:
+    def late(one: Record) -> list[float]:
+        return [0.2] * LOOKS if one.number >= 3 else [0.1] * (LOOKS - 1) + [9.0]
+
+    played = Played(plan_at(tmp_path, trials=6, scheduler="median"))
+    played.play(late)
+    assert {one.state for one in played.memory} == {"finished"}
+
+
+def test_those_that_diverge_are_findings_and_end_no_sitting(tmp_path: Path) -> None:
+    played = Played(plan_at(tmp_path, trials=9))
+    for number in range(2 * FRUITLESS):
+        assert played.study.suggest(str(number)) is not None
+        end = {"look": -1, "over": "failed", "reason": "it diverged", "done": True}
+        played.study.on_trial_complete(str(number), end)
+    assert not played.study.is_fruitless
+
+
 @pytest.mark.parametrize("scheduler", ["asha", "median", "none"])
 def test_rows_without_a_look_reach_no_scheduler(tmp_path: Path, scheduler: str) -> None:
     played = Played(plan_at(tmp_path, trials=5, scheduler=scheduler))
@@ -215,7 +233,7 @@ def test_what_is_found_before_the_first_step_is_no_finding(tmp_path: Path) -> No
         assert played.study.suggest(str(number)) is not None
         drawn = {"found": {"look": 0, "step": 0, "epoch": 0.0, KNN: 0.6}, "look": 0}
         played.study.on_trial_result(str(number), drawn)
-        played.study.on_trial_complete(str(number), drawn | {"over": "failed", "reason": "it diverged"})
+        played.study.on_trial_complete(str(number), drawn | {"over": "lost", "reason": "its disk is full"})
     assert played.study.is_fruitless
     assert score_of(search_of(), {"look": 0, "step": 0, "epoch": 0.0, KNN: 0.6}) is None
 

@@ -105,12 +105,24 @@ def test_only_what_it_has_learnt_is_a_score(plan: Plan, slot: type[MadeUpSlot]) 
     assert learnt["found"]["cost/parameters"] > 0
 
 
-@pytest.mark.parametrize(("kind", "over"), [("Failure", "lost"), ("Diverged", "failed"), ("Mistake", "failed")])
-def test_what_the_world_refuses_is_lost_and_what_cannot_be_has_failed(
+@pytest.mark.parametrize(("kind", "over"), [("Failure", "lost"), ("Diverged", "failed"), ("Mistake", "lost")])
+def test_what_diverges_has_failed_and_all_else_may_have_more_luck(
     plan: Plan, slot: type[MadeUpSlot], kind: str, over: str
 ) -> None:
     (row,) = rows(begun(plan), slot, news(refusal=(kind, "no room")))
     assert (row["over"], row["reason"], row["done"]) == (over, "no room", True)
+
+
+def test_workers_that_are_no_more_are_told_in_words(
+    plan: Plan, slot: type[MadeUpSlot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: object) -> News:
+        raise Failure("Ray Train gave up: no node")
+
+    monkeypatch.setattr(slot, "news", gone)
+    monkeypatch.setattr(room, "ANSWER_SECONDS", 9.0)
+    row = begun(plan).step()
+    assert (row["over"], row["reason"], row["done"]) == ("lost", "Ray Train gave up: no node", True)
 
 
 def test_a_slot_that_does_not_answer_costs_the_next_trial_nothing(plan: Plan, slot: type[MadeUpSlot]) -> None:
