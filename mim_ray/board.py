@@ -5,6 +5,9 @@ from typing import Any
 LOSSES = 6
 """How often in a row a run may be lost before its next checkpoint until it is given up."""
 
+PAUSES = (5.0, 20.0, 60.0, 180.0, 300.0)
+"""Seconds before each new try of what the world refused; what it refuses after all of them is the end."""
+
 
 class Board:
     """Where workers and whoever launched them leave word for each other."""
@@ -18,7 +21,7 @@ class Board:
         self._change_is_near = False
         self._workers, self._saved, self._heard = 0, -1.0, 0
         self._group, self._losses, self._last_words = 0, 0, "its processes ended without a word"
-        self._refused: tuple[str, float, int] | None = None
+        self._refused_in, self._refusals = -1, 0
         self._looks: dict[int, dict[str, float]] = {}
 
     def job(self) -> dict[str, Any] | None:
@@ -29,7 +32,7 @@ class Board:
         """By the first worker; a newer checkpoint than any before is what makes up for its losses."""
         saved = numbers.get("saved", -1)
         if saved > self._saved:
-            self._saved, self._losses = saved, 0
+            self._saved, self._losses, self._refusals = saved, 0, 0
         self._numbers = numbers
         self._heard += 1
 
@@ -71,12 +74,19 @@ class Board:
         return self._last_words
 
     def refused(self, words: str, where: str) -> None:
-        """What the world refused a worker; a restart may mend it, but what the next one reads again is the end."""
-        step = self._numbers.get("step", 0)
-        if self._refused is not None and self._refused[:2] == (words, step) and self._refused[2] != self._group:
-            self.refuse("Failure", words + where)
-        self._refused = (words, step, self._group)
+        """What the world refused a worker, which may pass: another group tries after a pause. Several workers of
+        one group are one refusal; a newer checkpoint makes up for all of them."""
+        if self._refused_in != self._group:
+            self._refused_in, self._refusals = self._group, self._refusals + 1
+            if self._refusals > len(PAUSES):
+                self.refuse("Failure", words + where)
+            else:
+                self.say(f"{words}{where}: tried again in {PAUSES[self._refusals - 1]:.0f} s")
         self.failed(words + where)
+
+    def pause(self) -> float:
+        """How many seconds the group that has just begun is to wait, for what the one before was refused."""
+        return PAUSES[self._refusals - 1] if self._refusals and self._refused_in == self._group - 1 else 0.0
 
     def failed(self, words: str) -> None:
         """An exception of a worker; others of its group may only tell that they lost sight of it."""
