@@ -22,6 +22,7 @@ class Board:
         self._workers, self._saved, self._heard = 0, -1.0, 0
         self._group, self._losses, self._last_words = 0, 0, "its processes ended without a word"
         self._refused_in, self._refusals = -1, 0
+        self._got_on_in = 0
         self._looks: dict[int, dict[str, float]] = {}
 
     def job(self) -> dict[str, Any] | None:
@@ -30,6 +31,7 @@ class Board:
 
     def tell(self, numbers: dict[str, float]) -> None:
         """By the first worker; a newer checkpoint than any before is what makes up for its losses."""
+        self._got_on_in = self._group
         saved = numbers.get("saved", -1)
         if saved > self._saved:
             self._saved, self._losses, self._refusals = saved, 0, 0
@@ -72,6 +74,14 @@ class Board:
         at = max(0, self._saved)
         self.refuse("Failure", f"lost {LOSSES} times in a row after step {at:.0f}: {self._last_words}")
         return self._last_words
+
+    def mistaken(self, words: str, where: str) -> None:
+        """What a worker cannot do as it is asked. Where a group before could, the number of workers has changed
+        since, or the memory that is free, and may change again."""
+        if 0 < self._got_on_in < self._group:
+            self.refused(words, where)
+        else:
+            self.refuse("Mistake", words + where)
 
     def refused(self, words: str, where: str) -> None:
         """What the world refused a worker, which may pass: another group tries after a pause. Several workers of

@@ -30,6 +30,7 @@ from mim_ray.tracking.server import Away
 from mim_ray.training.asked import asking
 from mim_ray.training.job import JOB, START, Job
 from mim_ray.training.live import Live
+from mim_ray.training.pieces import check_sizes
 from mim_ray.training.place import Notice, Place
 from mim_ray.training.worker import Task, work
 
@@ -67,6 +68,7 @@ def train(
     else:
         job = begun(method, given, track, address)
     run = job.run
+    check_sizes(run)
     engine, work_there = engine_for(run, address)
     busy = f"{run.name} is being trained by another process: wait for it, or stop it"
     with job.folder.held(busy), _entering(job, tags or {}, new=resume is None) as entering, engine:

@@ -128,8 +128,11 @@ def worked(board: Any, task: Task) -> dict[str, Any]:
                     f"{job.folder.url} is not there: expected storage= that every machine of the cluster sees"
                 )
             return task(job, place)
-    except (Mistake, Diverged) as refusal:
-        ray.get(board.refuse.remote(type(refusal).__name__, f"{refusal}{_where(context)}"))
+    except Mistake as mistake:
+        ray.get(board.mistaken.remote(str(mistake), _where(context)))
+        raise
+    except Diverged as refusal:
+        ray.get(board.refuse.remote(Diverged.__name__, f"{refusal}{_where(context)}"))
         raise
     except (Failure, OSError) as refusal:
         ray.get(board.refused.remote(str(refusal), _where(context)))

@@ -17,6 +17,7 @@ from mim_ray.training.checkpoint import Checkpoints, Snapshot, Torn, Writer, nam
 from mim_ray.training.job import Job
 from mim_ray.training.listener import Listener
 from mim_ray.training.meters import Meters, Row, mean_of, recent, used_gigabytes
+from mim_ray.training.pieces import pieces_as_before
 from mim_ray.training.place import Notice, Place
 from mim_ray.training.reporter import Reporter
 from mim_ray.training.schedule import Plan
@@ -95,7 +96,7 @@ class Logbook:
             self._saved = done
             stepper.bf16 = snapshot.state["bf16"]
             if snapshot.state["workers"] == self.place.world:
-                stepper.pieces = snapshot.state["pieces"]  # or other sums would be made in another order
+                stepper.pieces = pieces_as_before(self.run, self.place, snapshot.state["pieces"], stepper.pieces)
             best = None if self.best is None else self.checkpoints.folder.below(name_of(self.best.step))
             self.reporter.go_on(snapshot.state["sent"], best)
         self.reporter.open(self._carried)

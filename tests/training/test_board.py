@@ -126,6 +126,25 @@ def test_a_disk_that_does_not_answer_is_not_taken_for_an_empty_one(
         is_there(folder)
 
 
+def test_a_mistake_is_the_users_until_a_group_has_got_on() -> None:
+    """Then the number of workers is another, or the memory that is free."""
+    board = Board()
+    board.begins(8)
+    board.mistaken("batch norms would see pieces", " (worker 0)")
+    assert board.refusal() == ("Mistake", "batch norms would see pieces (worker 0)")
+    board = Board()
+    board.begins(8)
+    board.tell({"step": 0, "saved": 0})
+    board.begins(7)
+    board.mistaken("batch norms would see pieces", " (worker 0)")
+    assert board.refusal() is None
+    board.begins(8)
+    assert board.pause() == PAUSES[0]
+    board.tell({"step": 0, "saved": 0})
+    board.mistaken("nothing of that name is found", "")  # in a group that has begun
+    assert board.refusal() == ("Mistake", "nothing of that name is found")
+
+
 def test_workers_are_told_to_stop_or_to_have_a_checkpoint() -> None:
     board = Board()
     assert board.asks() == (False, False)
