@@ -32,13 +32,14 @@ from mim_ray.training.job import JOB, START, Job
 from mim_ray.training.live import Live
 from mim_ray.training.pieces import check_sizes
 from mim_ray.training.place import Notice, Place
+from mim_ray.training.skips import SAMPLES
 from mim_ray.training.worker import Task, work
 
 logger = logging.getLogger("mim_ray")
 LEARNT = "mim_ray.dataset_checksum"
 """The tag for the checksum of what a run learns from."""
 
-OURS = (JOB, START, LOCK, PROOF, "checkpoints", "journal", "ray")
+OURS = (JOB, START, LOCK, PROOF, SAMPLES, "checkpoints", "journal", "ray")
 """What a run has in its folder."""
 
 PACKAGES = ("torch", "timm", "ffcv", "ray", "mlflow", "numpy")

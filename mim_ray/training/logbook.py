@@ -1,4 +1,4 @@
-"""What is kept of a run while it goes on: metrics, checkpoints, and which steps were skipped."""
+"""What is kept of a run while it goes on: metrics and checkpoints."""
 
 import logging
 import math
@@ -8,7 +8,7 @@ from typing import Any
 
 from mim_ray import world
 from mim_ray.data.loader import Loader
-from mim_ray.errors import Diverged, Failure
+from mim_ray.errors import Failure
 from mim_ray.evaluate.online import Onlooker, alarms
 from mim_ray.run import Run
 from mim_ray.tracking.spool import Record
@@ -21,6 +21,7 @@ from mim_ray.training.pieces import pieces_as_before
 from mim_ray.training.place import Notice, Place
 from mim_ray.training.reporter import Reporter
 from mim_ray.training.schedule import Plan
+from mim_ray.training.skips import NotFinite, Skips
 from mim_ray.training.step import Stepper
 from mim_ray.views import Measured
 
@@ -30,17 +31,6 @@ PATIENCE_SECONDS = 120.0
 
 SHORT_PATIENCE_SECONDS = 15.0
 """The same for a run that is asked to stop: whoever asked waits."""
-
-SKIPS = 3
-"""How often a run may step over a batch whose loss is not finite."""
-
-
-class NotFinite(Exception):
-    """A loss at `step`; raised on every worker at once."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(step)
-        self.step = step
 
 
 class Stopped(Exception):
@@ -57,10 +47,10 @@ class Logbook:
         self.onlooker = Onlooker(run, place.device)
         self.meters = Meters()
         self.window: list[Row] = []
-        self.skipped: set[int] = set()
+        self.skips = Skips(job, loader, self.reporter)
         self.last: Row = {}
         self._seen: Row = {}
-        self.rewinds = self._seen_at = 0
+        self._seen_at = 0
         self.best: Best | None = None
         self._heeded = Notice.NONE
         self._carried: list[Record] = []
@@ -87,8 +77,7 @@ class Logbook:
             except Failure as failure:
                 raise Failure(f"{self.checkpoints.folder.url}/{snapshot.name}: {failure}") from None
             self.window, done = snapshot.state["window"], snapshot.step
-            self.skipped |= set(snapshot.state["skipped"])
-            self.rewinds = max(self.rewinds, snapshot.state["rewinds"])
+            self.skips.restore(snapshot.state)
             self._carried = snapshot.state["pending"]
             self.best = None if snapshot.state["best"] is None else Best(*snapshot.state["best"])
             self._seen, self.last = snapshot.state["seen"], snapshot.state["last"]
@@ -155,15 +144,7 @@ class Logbook:
 
     def rewind(self, stepper: Stepper, bad: int) -> int:
         """Back to the last checkpoint; the step whose loss was not finite, and the one before it, are left out."""
-        if self.rewinds == SKIPS:
-            _, samples = self.loader.order.share(bad)
-            raise Diverged(
-                f"the loss was not finite {SKIPS + 1} times, the last time at step {bad}, with samples "
-                f"{', '.join(map(str, samples[:16]))}{' …' * (len(samples) > 16)} of {self.run.data.train}: "
-                "lower optim.blr, set optim.clip, or look at these samples"
-            )
-        self.rewinds += 1
-        self.skipped |= {bad - 1, bad}
+        self.skips.add(bad)
         self.writer.wait()
         return self.restore(stepper)
 
@@ -236,8 +217,8 @@ class Logbook:
             "name": self.run.name,
             "method": self.job.method,
             "overrides": dict(self.job.overrides),
-            "skipped": sorted(self.skipped),
-            "rewinds": self.rewinds,
+            "skipped": sorted(self.skips.steps),
+            "rewinds": self.skips.rewinds,
             "window": list(self.window),  # it goes on to grow while this is written
             "pending": self.reporter.pending(),
             "best": self.best,

@@ -14,10 +14,11 @@ from mim_ray.errors import Mistake
 from mim_ray.memory import keep_what_is_freed
 from mim_ray.run import Run
 from mim_ray.training.job import Job
-from mim_ray.training.logbook import Logbook, NotFinite, Stopped
+from mim_ray.training.logbook import Logbook, Stopped
 from mim_ray.training.pieces import pieces_that_fit
 from mim_ray.training.place import Place
 from mim_ray.training.schedule import planned
+from mim_ray.training.skips import NotFinite
 from mim_ray.training.step import Stepper
 
 Task = Callable[[Job, Place], dict[str, Any]]
@@ -43,7 +44,7 @@ def work(job: Job, place: Place, stepper_of: type[Stepper] = Stepper) -> dict[st
                 try:
                     for batch in loader.batches(done, plan.steps):
                         measured = None
-                        if batch.step not in logbook.skipped:
+                        if batch.step not in logbook.skips.steps:
                             measured = stepper(batch, norm=logbook.reads(batch.step + 1))
                         done = batch.step + 1
                         logbook.after(stepper, done, measured)
