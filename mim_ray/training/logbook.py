@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -12,7 +13,7 @@ from mim_ray.errors import Failure
 from mim_ray.evaluate.online import Onlooker, alarms
 from mim_ray.run import Run
 from mim_ray.tracking.spool import Record
-from mim_ray.training.best import Best, bettered, steps_between_looks, waited_enough
+from mim_ray.training.best import Best, bettered, measure_of, remembered, steps_between_looks, waited_enough
 from mim_ray.training.checkpoint import Checkpoints, Snapshot, Torn, Writer, name_of
 from mim_ray.training.job import Job
 from mim_ray.training.listener import Listener
@@ -79,15 +80,16 @@ class Logbook:
             self.window, done = snapshot.state["window"], snapshot.step
             self.skips.restore(snapshot.state)
             self._carried = snapshot.state["pending"]
-            self.best = None if snapshot.state["best"] is None else Best(*snapshot.state["best"])
+            if (best := snapshot.state["best"]) is not None:
+                self.best = remembered(best, self._measure)
             self._seen, self.last = snapshot.state["seen"], snapshot.state["last"]
             self._seen_at = snapshot.state["seen_at"]
             self._saved = done
             stepper.bf16 = snapshot.state["bf16"]
             if snapshot.state["workers"] == self.place.world:
                 stepper.pieces = pieces_as_before(self.run, self.place, snapshot.state["pieces"], stepper.pieces)
-            best = None if self.best is None else self.checkpoints.folder.below(name_of(self.best.step))
-            self.reporter.go_on(snapshot.state["sent"], best)
+            found = None if self.best is None else self.checkpoints.folder.below(name_of(self.best.step))
+            self.reporter.go_on(snapshot.state["sent"], found)
         self.reporter.open(self._carried)
         if snapshot is None:
             stepper.begin()
@@ -255,6 +257,10 @@ class Logbook:
         self.reporter.best()
         self._start_watch(done)
 
+    @cached_property
+    def _measure(self) -> str:
+        return measure_of(self.run, self.onlooker.val_checksum)
+
     def _looks(self, done: int) -> bool:
         """Whether the run is looked at after this step."""
         between = steps_between_looks(self.run, self.plan.steps_per_epoch)
@@ -275,7 +281,7 @@ class Logbook:
             if self.run.eval.pictures:
                 self.reporter.picture(done, "views", lambda path: self.onlooker.draw(stepper.judged, path))
         if done:
-            self.best = bettered(self.best, self.run, self.last, done)
+            self.best = bettered(self.best, self.run, self.last, done, self._measure)
         self._began += time.monotonic() - began
 
     def _start_watch(self, done: int) -> None:
