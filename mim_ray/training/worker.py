@@ -17,7 +17,7 @@ from mim_ray.training.job import Job
 from mim_ray.training.logbook import Logbook, Stopped
 from mim_ray.training.pieces import pieces_that_fit
 from mim_ray.training.place import Place
-from mim_ray.training.schedule import planned
+from mim_ray.training.schedule import planned, warn_of_warm_up
 from mim_ray.training.skips import NotFinite
 from mim_ray.training.step import Stepper
 
@@ -32,6 +32,8 @@ def work(job: Job, place: Place, stepper_of: type[Stepper] = Stepper) -> dict[st
         keep_what_is_freed()
     loader = loader_for(run, place)
     plan = planned(run, loader.steps_per_epoch)
+    if place.rank == 0:
+        warn_of_warm_up(run, plan)
     stepper = stepper_of(run, place, plan, pieces_that_fit(run, place))
     logbook = Logbook(job, run, place, plan, loader)
     if place.world > 2:
