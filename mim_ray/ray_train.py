@@ -103,7 +103,7 @@ def worked(board: Any, task: Task) -> dict[str, Any]:
     if context.get_world_rank() == 0:
         if words := ray.get(board.begins.remote(context.get_world_size())):
             raise Failure(words)
-        wait(ray.get(board.pause.remote()), lambda: ray.get(board.asks.remote())[0])  # the others wait in the group
+        wait(ray.get(board.pause.remote()), lambda: ray.get(board.asks.remote())[0])  # the others: in the group
 
     def tell(numbers: Numbers) -> None:
         board.tell.remote({**numbers, "workers": context.get_world_size()})

@@ -117,7 +117,9 @@ def interrupted(_: Reporter) -> None:
 
 @pytest.mark.usefixtures("here")
 def test_the_best_of_a_run_that_was_cut_is_sent_when_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logbook, "bettered", lambda best, _run, _found, done, by: Best(1.0, 4, by) if done == 4 else best)
+    monkeypatch.setattr(
+        logbook, "bettered", lambda best, _run, _found, done, by: Best(1.0, 4, by) if done == 4 else best
+    )
     with monkeypatch.context() as cut:
         cut.setattr(Reporter, "_send_best", interrupted)
         with pytest.raises(KeyboardInterrupt):

@@ -59,7 +59,7 @@ def test_a_change_of_workers_is_no_loss() -> None:
 
 def refused_until_the_end(board: Board, workers: list[int]) -> list[float]:
     """How long each group waits before it tries."""
-    waited = []
+    waited: list[float] = []
     while board.refusal() is None:
         assert board.begins(workers[len(waited) % len(workers)]) is None
         waited.append(board.pause())

@@ -54,7 +54,11 @@ def test_memory_for_not_even_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         ("supervised", {"workers": "1:3"}, r"may be 3, and batch=64 makes an odd piece of 3.*, or fewer than 3 w"),
         ("mae", {"workers": "1:8", "batch": 4}, r"may be 5, and batch=4: leaves some of 5 workers without a pic"),
         ("cmae", {"workers": "2:9", "method.target": "twin", "micro": 16}, r"may be 2, .* a twin's candidates"),
-        ("mae", {"workers": 4, "batch": 2}, r"^batch=2: leaves some of 4 workers without a picture: expected 4 or"),
+        (
+            "mae",
+            {"workers": 4, "batch": 2},
+            r"^batch=2: leaves some of 4 workers without a picture: expected 4 or",
+        ),
     ],
 )
 def test_a_number_of_workers_that_cannot_share_a_batch_is_refused_before_the_run(
