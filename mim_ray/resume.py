@@ -33,7 +33,7 @@ FREE = (
 PLACES = ("storage", "tracking.uri")
 """Where a run is looked for."""
 
-BOUND = ("data.train", "data.few", "data.crop", "data.samples_per_epoch", "data.backend")
+BOUND = ("data.few", "data.crop", "data.samples_per_epoch", "data.backend")
 """… but for these."""
 
 
@@ -50,6 +50,14 @@ def resumed(name: str, method: str | None, overrides: Mapping[str, object]) -> J
     kept = {path: as_text(value) for path, value in overrides.items() if path not in PLACES}
     if kept.get("data.val", "none") != "none":
         kept["data.val"] = absolute(kept["data.val"])
+    if "data.train" in kept:
+        kept["data.train"] = absolute(kept["data.train"])
+        newest = Checkpoints(job.folder.below("checkpoints"), keep=1).newest()
+        if newest is None or newest.state["dataset"] is None:
+            raise Mistake(
+                f"data.train={overrides['data.train']}: {name} has no checkpoint that knows whether these are its "
+                "pictures: start a new run, or leave it out"
+            )
     job = job._replace(overrides={**job.overrides, **kept})
     refuse_secrets(job.overrides)
     return job

@@ -9,7 +9,7 @@ from typing import Any
 
 from mim_ray import world
 from mim_ray.data.loader import Loader
-from mim_ray.errors import Failure
+from mim_ray.errors import Failure, Mistake
 from mim_ray.evaluate.online import Onlooker, alarms
 from mim_ray.run import Run
 from mim_ray.tracking.spool import Record
@@ -183,9 +183,9 @@ class Logbook:
         """Weights of another method may have the same names and shapes."""
         state, place = snapshot.state, f"{self.checkpoints.folder.url}/{snapshot.name}"
         if Job(state["method"], state["overrides"]).sentence != self.job.sentence:
-            raise Failure(f"{place} is of another method ({state['method']}, of {state['name']}): remove it")
+            raise Mistake(f"{place} is of another method ({state['method']}, of {state['name']}): remove it")
         if state["dataset"] != self.loader.beton.checksum:
-            raise Failure(f"{place} is of other pictures than {self.run.data.train} holds now: bring them back")
+            raise Mistake(f"{place} is of other pictures than {self.run.data.train} holds now: bring them back")
 
     def _newest(self) -> Snapshot | None:
         """The first worker chooses, so that all of them go on from the same step."""

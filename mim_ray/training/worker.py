@@ -40,6 +40,8 @@ def work(job: Job, place: Place, stepper_of: type[Stepper] = Stepper) -> dict[st
         stepper.settle(next(loader.batches(0, 1)))
     with logbook:
         first = done = logbook.restore(stepper)
+        if place.rank == 0:
+            job.keep()
         began = time.perf_counter()
         with suppress(Stopped):
             while not logbook.is_over(done):
