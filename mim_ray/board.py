@@ -5,6 +5,9 @@ from typing import Any
 LOSSES = 6
 """How often in a row a run may be lost before its next checkpoint until it is given up."""
 
+PAUSES = (5.0, 20.0, 60.0, 180.0, 300.0)
+"""Seconds before each new try of what the world refused; what it refuses after all of them is the end."""
+
 
 class Board:
     """Where workers and whoever launched them leave word for each other."""
@@ -18,7 +21,8 @@ class Board:
         self._change_is_near = False
         self._workers, self._saved, self._heard = 0, -1.0, 0
         self._group, self._losses, self._last_words = 0, 0, "its processes ended without a word"
-        self._refused: tuple[str, float, int] | None = None
+        self._refused_in, self._refusals = -1, 0
+        self._got_on_in = 0
         self._looks: dict[int, dict[str, float]] = {}
 
     def job(self) -> dict[str, Any] | None:
@@ -27,9 +31,10 @@ class Board:
 
     def tell(self, numbers: dict[str, float]) -> None:
         """By the first worker; a newer checkpoint than any before is what makes up for its losses."""
+        self._got_on_in = self._group
         saved = numbers.get("saved", -1)
         if saved > self._saved:
-            self._saved, self._losses = saved, 0
+            self._saved, self._losses, self._refusals = saved, 0, 0
         self._numbers = numbers
         self._heard += 1
 
@@ -70,13 +75,28 @@ class Board:
         self.refuse("Failure", f"lost {LOSSES} times in a row after step {at:.0f}: {self._last_words}")
         return self._last_words
 
+    def mistaken(self, words: str, where: str) -> None:
+        """What a worker cannot do as it is asked. Where a group before could, the number of workers has changed
+        since, or the memory that is free, and may change again."""
+        if 0 < self._got_on_in < self._group:
+            self.refused(words, where)
+        else:
+            self.refuse("Mistake", words + where)
+
     def refused(self, words: str, where: str) -> None:
-        """What the world refused a worker; a restart may mend it, but what the next one reads again is the end."""
-        step = self._numbers.get("step", 0)
-        if self._refused is not None and self._refused[:2] == (words, step) and self._refused[2] != self._group:
-            self.refuse("Failure", words + where)
-        self._refused = (words, step, self._group)
+        """What the world refused a worker, which may pass: another group tries after a pause. Several workers of
+        one group are one refusal; a newer checkpoint makes up for all of them."""
+        if self._refused_in != self._group:
+            self._refused_in, self._refusals = self._group, self._refusals + 1
+            if self._refusals > len(PAUSES):
+                self.refuse("Failure", words + where)
+            else:
+                self.say(f"{words}{where}: tried again in {PAUSES[self._refusals - 1]:.0f} s")
         self.failed(words + where)
+
+    def pause(self) -> float:
+        """How many seconds the group that has just begun is to wait, for what the one before was refused."""
+        return PAUSES[self._refusals - 1] if self._refusals and self._refused_in == self._group - 1 else 0.0
 
     def failed(self, words: str) -> None:
         """An exception of a worker; others of its group may only tell that they lost sight of it."""

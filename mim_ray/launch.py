@@ -25,19 +25,21 @@ from mim_ray.revision import revision
 from mim_ray.run import Run
 from mim_ray.storage import LOCK, PROOF, Folder
 from mim_ray.tracking.registry import register
-from mim_ray.tracking.run import Dataset, create_run, end_run, reopen_run, resolved_uri, tag_run
+from mim_ray.tracking.run import Dataset, create_run, describe_again, end_run, reopen_run, resolved_uri, tag_run
 from mim_ray.tracking.server import Away
 from mim_ray.training.asked import asking
 from mim_ray.training.job import JOB, START, Job
 from mim_ray.training.live import Live
+from mim_ray.training.pieces import check_sizes
 from mim_ray.training.place import Notice, Place
+from mim_ray.training.skips import SAMPLES
 from mim_ray.training.worker import Task, work
 
 logger = logging.getLogger("mim_ray")
 LEARNT = "mim_ray.dataset_checksum"
 """The tag for the checksum of what a run learns from."""
 
-OURS = (JOB, START, LOCK, PROOF, "checkpoints", "journal", "ray")
+OURS = (JOB, START, LOCK, PROOF, SAMPLES, "checkpoints", "journal", "ray")
 """What a run has in its folder."""
 
 PACKAGES = ("torch", "timm", "ffcv", "ray", "mlflow", "numpy")
@@ -67,6 +69,7 @@ def train(
     else:
         job = begun(method, given, track, address)
     run = job.run
+    check_sizes(run)
     engine, work_there = engine_for(run, address)
     busy = f"{run.name} is being trained by another process: wait for it, or stop it"
     with job.folder.held(busy), _entering(job, tags or {}, new=resume is None) as entering, engine:
@@ -133,6 +136,9 @@ def entered(job: Job, more_tags: Mapping[str, str]) -> Job:
             reopen_run(job.tracking_uri, job.run_id)
         except Away as away:
             logger.warning("%s; the run goes on, and what it logs is kept", away)
+        else:
+            with suppress(Failure):  # no run ends for what is only told of it
+                describe_again(job.tracking_uri, job.run_id, flatten(job.run), _words_and_places(job, job.run))
     if not job.folder.has(JOB):
         if job.tracking_uri is not None and job.run_id is None:
             run = job.run
@@ -207,15 +213,23 @@ def _removed(folder: Folder) -> None:
 
 
 def _tags(job: Job, run: Run) -> dict[str, str]:
-    folder, commit = job.folder, revision()
+    commit = revision()
     return {
         **({} if commit is None else {"mim_ray.commit": commit}),
         "mim_ray.method": job.method,
-        "mim_ray.folder": folder.url if folder.local is None else str(folder.local.absolute()),
         "mim_ray.version": version("mim_ray"),
         **{f"mim_ray.{name}": version(name) for name in PACKAGES if find_spec(name) is not None},
         "mim_ray.python": platform.python_version(),
         "mim_ray.host": platform.node(),
+        **_words_and_places(job, run),
+    }
+
+
+def _words_and_places(job: Job, run: Run) -> dict[str, str]:
+    """Tags of what a resume may change."""
+    folder = job.folder
+    return {
+        "mim_ray.folder": folder.url if folder.local is None else str(folder.local.absolute()),
         "mim_ray.dataset": str(run.data.train),
         "mim_ray.replay": replay(job),
     }

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 import ray
@@ -100,8 +100,10 @@ def worked(board: Any, task: Task) -> dict[str, Any]:
     if ray.get(board.refusal.remote()) is not None:
         return {}
     context = ray.train.get_context()
-    if context.get_world_rank() == 0 and (words := ray.get(board.begins.remote(context.get_world_size()))):
-        raise Failure(words)
+    if context.get_world_rank() == 0:
+        if words := ray.get(board.begins.remote(context.get_world_size())):
+            raise Failure(words)
+        wait(ray.get(board.pause.remote()), lambda: ray.get(board.asks.remote())[0])  # the others: in the group
 
     def tell(numbers: Numbers) -> None:
         board.tell.remote({**numbers, "workers": context.get_world_size()})
@@ -120,23 +122,42 @@ def worked(board: Any, task: Task) -> dict[str, Any]:
     logger.addHandler(voice)
     try:
         job = Job(**ray.get(board.job.remote()))
-        if not job.folder.has(JOB):
-            raise Mistake(
-                f"{job.folder.url} is not there: expected storage= that every machine of the cluster sees"
-            )
         with group(place.rank, place.world, "nccl" if place.device.type == "cuda" else "gloo"):
+            if not is_there(job.folder):
+                raise Mistake(
+                    f"{job.folder.url} is not there: expected storage= that every machine of the cluster sees"
+                )
             return task(job, place)
-    except (Mistake, Diverged) as refusal:
-        ray.get(board.refuse.remote(type(refusal).__name__, f"{refusal}{_where(context)}"))
+    except Mistake as mistake:
+        ray.get(board.mistaken.remote(str(mistake), _where(context)))
         raise
-    except Failure as failure:
-        ray.get(board.refused.remote(str(failure), _where(context)))
+    except Diverged as refusal:
+        ray.get(board.refuse.remote(Diverged.__name__, f"{refusal}{_where(context)}"))
+        raise
+    except (Failure, OSError) as refusal:
+        ray.get(board.refused.remote(str(refusal), _where(context)))
         raise
     except Exception as error:
         ray.get(board.failed.remote(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
         raise
     finally:
         logger.removeHandler(voice)
+
+
+def wait(seconds: float, is_over: Callable[[], bool], sleep: Callable[[float], None] = time.sleep) -> None:
+    """A look at a time: whoever asks for the end does not wait for it."""
+    while seconds > 0 and not is_over():
+        sleep(min(seconds, LOOK_SECONDS))
+        seconds -= LOOK_SECONDS
+
+
+def is_there(folder: Folder) -> bool:
+    """A run's. A disk that does not answer raises, of which `has` alone would say that nothing is there."""
+    if folder.has(JOB):
+        return True
+    with suppress(FileNotFoundError):
+        return bool(folder.read(JOB))
+    return False
 
 
 def placed_here(actor: type, *of: object) -> Any:

@@ -33,7 +33,7 @@ FREE = (
 PLACES = ("storage", "tracking.uri")
 """Where a run is looked for."""
 
-BOUND = ("data.train", "data.few", "data.crop", "data.samples_per_epoch", "data.backend")
+BOUND = ("data.few", "data.crop", "data.samples_per_epoch", "data.backend")
 """… but for these."""
 
 
@@ -50,6 +50,14 @@ def resumed(name: str, method: str | None, overrides: Mapping[str, object]) -> J
     kept = {path: as_text(value) for path, value in overrides.items() if path not in PLACES}
     if kept.get("data.val", "none") != "none":
         kept["data.val"] = absolute(kept["data.val"])
+    if "data.train" in kept:
+        kept["data.train"] = absolute(kept["data.train"])
+        newest = Checkpoints(job.folder.below("checkpoints"), keep=1).newest()
+        if newest is None or newest.state["dataset"] is None:
+            raise Mistake(
+                f"data.train={overrides['data.train']}: {name} has no checkpoint that knows whether these are its "
+                "pictures: start a new run, or leave it out"
+            )
     job = job._replace(overrides={**job.overrides, **kept})
     refuse_secrets(job.overrides)
     return job
@@ -68,8 +76,8 @@ def _known(name: str, overrides: Mapping[str, object]) -> Job:
         place, _, folder = known["tags"].get("mim_ray.folder", "").rpartition("/")
         if place and Folder(place).below(folder).has(JOB):
             return _found_in(Folder(place), folder, overrides, uri)
-        if from_mlflow(uri, known["run_id"], storage):
-            return _found_in(storage, known["name"], {**overrides, "tracking.uri": uri}, uri)
+        if (begun_as := from_mlflow(uri, known["run_id"], storage)) is not None:
+            return _found_in(storage, begun_as, {**overrides, "tracking.uri": uri}, uri)
     raise Mistake(f"no run {name!r} in {storage.url} or MLflow{nearest(name, storage.names())}")
 
 
@@ -88,40 +96,51 @@ def _found_in(storage: Folder, name: str, overrides: Mapping[str, object], uri: 
     return job
 
 
-def from_mlflow(uri: str, run_id: str, storage: Folder) -> bool:
-    """Lays out a run whose folder is lost anew below `storage`, if MLflow has its words; `_mend` does the rest."""
+def from_mlflow(uri: str, run_id: str, storage: Folder) -> str | None:
+    """Lays out a run whose folder is lost anew below `storage`, if MLflow has its words; `_mend` does the rest.
+
+    What comes back is the name that it began with: in MLflow it may have another by now.
+    """
     if not has_artifact(uri, run_id, JOB):
-        return False
+        return None
     with tempfile.TemporaryDirectory() as aside:
         job = job_of(fetch(uri, run_id, JOB, Path(aside)).read_bytes())
     job = job._replace(overrides={**job.overrides, "storage": storage.url})
     job.folder.write(JOB, job.as_json().encode())
     logger.info("the run's folder is not here: it goes on in %s from what MLflow has", job.folder.url)
-    return True
+    return job.run.name
 
 
 def _mend(job: Job) -> None:
-    """Where no checkpoint here is whole MLflow may have one; without any the run begins again, and says so."""
+    """MLflow may have a newer checkpoint than the newest that is whole here, in a folder that was restored from
+    somewhere, say; without any the run begins again, and says so."""
     checkpoints = job.folder.below("checkpoints")
-    if job.run.checkpoint.to_mlflow and Checkpoints(checkpoints, keep=1).newest() is None:
+    if job.run.checkpoint.to_mlflow:
+        newest = Checkpoints(checkpoints, keep=1).newest()
         with suppress(Failure):  # MLflow need not be there
-            _take_checkpoints(job, checkpoints)
+            _take_checkpoints(job, checkpoints, after=-1 if newest is None else newest.step)
     if not checkpoints.names():
         logger.warning("%s has no checkpoint: the run begins at step 0", checkpoints.url)
 
 
-def _take_checkpoints(job: Job, to: Folder) -> None:
+def _take_checkpoints(job: Job, to: Folder, after: int) -> None:
+    """Those of later steps."""
     if job.tracking_uri is None or job.run_id is None:
         return
     if to.local is not None:  # made on the same disk, to be moved in
         to.local.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".part-", dir=to.local) as aside:
         for slot in SLOTS:
-            if has_artifact(job.tracking_uri, job.run_id, slot):
-                files = fetch(job.tracking_uri, job.run_id, slot, Path(aside))
-                with suppress(OSError, ValueError, KeyError):  # a torn one is none
-                    step = json.loads((files / "state.json").read_text())["step"]
+            state = f"{slot}/state.json"
+            if not all(has_artifact(job.tracking_uri, job.run_id, path) for path in (slot, state)):
+                continue
+            with suppress(OSError, ValueError, KeyError):  # a torn one is none
+                known = fetch(job.tracking_uri, job.run_id, state, Path(aside, "known"))
+                step = json.loads(known.read_text())["step"]
+                if step > after:
+                    files = fetch(job.tracking_uri, job.run_id, slot, Path(aside))
                     to.take_in(files, name_of(step), last=WHOLE)
+                    logger.info("%s has come from MLflow", name_of(step))
 
 
 def refuse_secrets(overrides: Mapping[str, object]) -> None:

@@ -1,6 +1,7 @@
 """A trained encoder, from the end of a run back into a notebook; and a run whose folder is lost."""
 
 import json
+import logging
 import shlex
 import shutil
 from pathlib import Path
@@ -116,7 +117,9 @@ def interrupted(_: Reporter) -> None:
 
 @pytest.mark.usefixtures("here")
 def test_the_best_of_a_run_that_was_cut_is_sent_when_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logbook, "bettered", lambda best, _run, _found, done: Best(1.0, 4) if done == 4 else best)
+    monkeypatch.setattr(
+        logbook, "bettered", lambda best, _run, _found, done, by: Best(1.0, 4, by) if done == 4 else best
+    )
     with monkeypatch.context() as cut:
         cut.setattr(Reporter, "_send_best", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -196,6 +199,32 @@ def test_a_run_whose_checkpoints_are_lost_goes_on_from_those_of_mlflow(
     shutil.rmtree(here / "runs" / "alone" / "checkpoints")
     assert mim_ray.train(resume="alone")["weights_sha256"] == alone["weights_sha256"]
     assert "has no checkpoint: the run begins at step 0" in caplog.text
+
+
+def test_a_folder_that_is_older_than_what_mlflow_has_goes_on_from_there(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one that was restored from a backup."""
+    caplog.set_level(logging.INFO, "mim_ray")
+    cut = trained("old", eval__every_epochs=None, checkpoint__to_mlflow=True, checkpoint__keep=9)
+    for step in (8, 10):
+        shutil.rmtree(here / "runs" / "old" / "checkpoints" / f"step-{step:09}")
+    again = mim_ray.train(resume="old")
+    assert again["weights_sha256"] == cut["weights_sha256"]
+    assert "step-000000010 has come from MLflow" in caplog.text
+    caplog.clear()
+    assert mim_ray.train(resume="old")["weights_sha256"] == cut["weights_sha256"]
+    assert "has come from MLflow" not in caplog.text
+
+
+def test_a_run_that_has_another_name_in_mlflow_is_found_by_it(here: Path) -> None:
+    cut = trained("begun", eval__every_epochs=None, checkpoint__to_mlflow=True)
+    MlflowClient(f"sqlite:///{here}/mlflow.db").update_run(cut["run_id"], name="renamed")
+    for gone in (False, True):
+        if gone:
+            shutil.rmtree(here / "runs" / "begun")
+        again = mim_ray.train(resume="renamed")
+        assert (again["name"], again["weights_sha256"]) == ("begun", cut["weights_sha256"])
 
 
 def test_a_run_that_was_moved_goes_on_where_it_lies(here: Path) -> None:

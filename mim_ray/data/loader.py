@@ -113,6 +113,11 @@ class Loader:
     def steps_per_epoch(self) -> int:
         return self.order.steps_per_epoch
 
+    def share(self, step: int, rank: int = 0, world: int = 1) -> tuple[Int64s, Int64s]:
+        """(positions in the stream, samples of the beton) of one rank at a step; by default of the whole batch."""
+        positions, samples = self.order.share(step, rank, world)
+        return positions, samples if self._chosen is None else self._chosen[samples]
+
     def epoch(self, number: int = 0) -> Iterator[Batch]:
         require_whole("epoch", number, 0)
         first = number * self.steps_per_epoch
@@ -152,8 +157,7 @@ class Loader:
     def _requests(self, start: int, stop: int | None) -> Iterator[Request]:
         step = start
         while stop is None or step < stop:
-            positions, samples = self.order.share(step, self.rank, self.world)
-            samples = samples if self._chosen is None else self._chosen[samples]
+            positions, samples = self.share(step, self.rank, self.world)
             height, width = self.beton.height[samples], self.beton.width[samples]
             windows = [self.crop.windows(self.seed, view, positions, height, width) for view in range(self.views)]
             yield Request(step, positions, samples, np.stack(windows))

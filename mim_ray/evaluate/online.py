@@ -65,6 +65,11 @@ class Onlooker:
                 self.verdict = Verdict(seen.labels, {"knn": votes.ranked}, classes)
         return found
 
+    @property
+    def val_checksum(self) -> str | None:
+        """Of the pictures in data.val; of a file without one, its place."""
+        return None if self._val is None else self._val.beton.checksum or self.run.data.val
+
     def _probed(self, train: Features, seen: Features) -> dict[float, Score]:
         assert train.labels is not None
         assert seen.labels is not None

@@ -21,7 +21,8 @@ SQLITE = "sqlite:///"
 PARENT = "mlflow.parentRunId"
 LONGEST_VALUE = 6000
 LONGEST_DIGEST = 36
-CUT = " … (cut: all of it is in config.json)"
+CONFIG = "config.json"
+CUT = f" … (cut: all of it is in {CONFIG})"
 
 End = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -90,6 +91,12 @@ def reopen_run(uri: str, run_id: str) -> None:
         if run.info.lifecycle_stage == "deleted":
             raise Failure(f"run {run_id} was deleted at {place}: {restore(run_id)}, or start a new run")
         client.update_run(run_id, status="RUNNING")
+
+
+def describe_again(uri: str, run_id: str, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+    """What a run goes on with; its parameters stay what it began with, for MLflow never changes one."""
+    tag_run(uri, run_id, tags)
+    add_documents(uri, run_id, {CONFIG: params})
 
 
 def end_run(uri: str, run_id: str, status: End) -> None:
@@ -214,7 +221,7 @@ def _describe(client: "MlflowClient", run_id: str, params: Mapping[str, str], da
     from mlflow.entities import Param
 
     client.log_batch(run_id, params=[Param(key, _short(value)) for key, value in params.items()])
-    client.log_dict(run_id, dict(params), "config.json")
+    client.log_dict(run_id, dict(params), CONFIG)
     if dataset is not None:
         _tell_dataset(client, run_id, dataset)
 

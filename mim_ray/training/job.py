@@ -1,6 +1,7 @@
 """What travels to a worker: a name and overrides, never objects."""
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from mim_ray.methods import resolved
 from mim_ray.run import Run
 from mim_ray.storage import Folder
 
+logger = logging.getLogger("mim_ray.training")
 JOB = "run.json"
 """The job, in its run's folder."""
 
@@ -39,6 +41,15 @@ class Job(NamedTuple):
     @property
     def folder(self) -> Folder:
         return Folder(self.run.storage).below(self.run.name)
+
+    def keep(self) -> None:
+        """In its folder what it goes on with, where a resume has changed that. No run ends for it."""
+        folder, content = self.folder, self.as_json().encode()
+        try:
+            if folder.has(JOB) and folder.read(JOB) != content:
+                folder.write(JOB, content)
+        except Exception as error:  # of any file system
+            logger.warning("%s/%s keeps the words of before: %s", folder.url, JOB, error)
 
     def as_json(self) -> str:
         """For a file: without the password that an address from the environment may hold."""

@@ -25,8 +25,9 @@ class Listener:
         return done >= self._next
 
     def hear(self, done: int) -> Notice:
-        """The most urgent that any worker was told when they last asked."""
-        if not self.is_due(done):
+        """The most urgent that any worker was told when they last asked. Called after the same steps by all, also
+        where it is not due: since the pace was taken they may have become slow."""
+        if not self.is_due(done) and not self._is_late():
             return self._notice
         pace = (time.monotonic() - self._last_at) / max(1, done - self._last)
         most = torch.tensor([float(self._place.notice()), pace], device=self._place.device)
@@ -37,3 +38,10 @@ class Listener:
         self._next = done + max(1, int(EVERY_SECONDS / max(pace, 1e-6)))
         self._notice = Notice(int(notice))
         return self._notice
+
+    def _is_late(self) -> bool:
+        """By the clock of the worker that has waited longest."""
+        waited = torch.tensor(time.monotonic() - self._last_at, device=self._place.device)
+        if world.size() > 1:
+            dist.all_reduce(waited, dist.ReduceOp.MAX)
+        return float(waited) > EVERY_SECONDS

@@ -1,25 +1,28 @@
-"""What is kept of a run while it goes on: metrics, checkpoints, and which steps were skipped."""
+"""What is kept of a run while it goes on: metrics and checkpoints."""
 
 import logging
 import math
 import time
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
 from mim_ray import world
 from mim_ray.data.loader import Loader
-from mim_ray.errors import Diverged, Failure
+from mim_ray.errors import Failure, Mistake
 from mim_ray.evaluate.online import Onlooker, alarms
 from mim_ray.run import Run
 from mim_ray.tracking.spool import Record
-from mim_ray.training.best import Best, bettered, steps_between_looks, waited_enough
+from mim_ray.training.best import Best, bettered, measure_of, remembered, steps_between_looks, waited_enough
 from mim_ray.training.checkpoint import Checkpoints, Snapshot, Torn, Writer, name_of
 from mim_ray.training.job import Job
 from mim_ray.training.listener import Listener
 from mim_ray.training.meters import Meters, Row, mean_of, recent, used_gigabytes
+from mim_ray.training.pieces import pieces_as_before
 from mim_ray.training.place import Notice, Place
 from mim_ray.training.reporter import Reporter
 from mim_ray.training.schedule import Plan
+from mim_ray.training.skips import NotFinite, Skips
 from mim_ray.training.step import Stepper
 from mim_ray.views import Measured
 
@@ -29,17 +32,6 @@ PATIENCE_SECONDS = 120.0
 
 SHORT_PATIENCE_SECONDS = 15.0
 """The same for a run that is asked to stop: whoever asked waits."""
-
-SKIPS = 3
-"""How often a run may step over a batch whose loss is not finite."""
-
-
-class NotFinite(Exception):
-    """A loss at `step`; raised on every worker at once."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(step)
-        self.step = step
 
 
 class Stopped(Exception):
@@ -56,10 +48,10 @@ class Logbook:
         self.onlooker = Onlooker(run, place.device)
         self.meters = Meters()
         self.window: list[Row] = []
-        self.skipped: set[int] = set()
+        self.skips = Skips(job, loader, self.reporter)
         self.last: Row = {}
         self._seen: Row = {}
-        self.rewinds = self._seen_at = 0
+        self._seen_at = 0
         self.best: Best | None = None
         self._heeded = Notice.NONE
         self._carried: list[Record] = []
@@ -86,18 +78,18 @@ class Logbook:
             except Failure as failure:
                 raise Failure(f"{self.checkpoints.folder.url}/{snapshot.name}: {failure}") from None
             self.window, done = snapshot.state["window"], snapshot.step
-            self.skipped |= set(snapshot.state["skipped"])
-            self.rewinds = max(self.rewinds, snapshot.state["rewinds"])
+            self.skips.restore(snapshot.state)
             self._carried = snapshot.state["pending"]
-            self.best = None if snapshot.state["best"] is None else Best(*snapshot.state["best"])
+            if (best := snapshot.state["best"]) is not None:
+                self.best = remembered(best, self._measure)
             self._seen, self.last = snapshot.state["seen"], snapshot.state["last"]
             self._seen_at = snapshot.state["seen_at"]
             self._saved = done
             stepper.bf16 = snapshot.state["bf16"]
             if snapshot.state["workers"] == self.place.world:
-                stepper.pieces = snapshot.state["pieces"]  # or other sums would be made in another order
-            best = None if self.best is None else self.checkpoints.folder.below(name_of(self.best.step))
-            self.reporter.go_on(snapshot.state["sent"], best)
+                stepper.pieces = pieces_as_before(self.run, self.place, snapshot.state["pieces"], stepper.pieces)
+            found = None if self.best is None else self.checkpoints.folder.below(name_of(self.best.step))
+            self.reporter.go_on(snapshot.state["sent"], found)
         self.reporter.open(self._carried)
         if snapshot is None:
             stepper.begin()
@@ -154,15 +146,7 @@ class Logbook:
 
     def rewind(self, stepper: Stepper, bad: int) -> int:
         """Back to the last checkpoint; the step whose loss was not finite, and the one before it, are left out."""
-        if self.rewinds == SKIPS:
-            _, samples = self.loader.order.share(bad)
-            raise Diverged(
-                f"the loss was not finite {SKIPS + 1} times, the last time at step {bad}, with samples "
-                f"{', '.join(map(str, samples[:16]))}{' …' * (len(samples) > 16)} of {self.run.data.train}: "
-                "lower optim.blr, set optim.clip, or look at these samples"
-            )
-        self.rewinds += 1
-        self.skipped |= {bad - 1, bad}
+        self.skips.add(bad)
         self.writer.wait()
         return self.restore(stepper)
 
@@ -199,9 +183,9 @@ class Logbook:
         """Weights of another method may have the same names and shapes."""
         state, place = snapshot.state, f"{self.checkpoints.folder.url}/{snapshot.name}"
         if Job(state["method"], state["overrides"]).sentence != self.job.sentence:
-            raise Failure(f"{place} is of another method ({state['method']}, of {state['name']}): remove it")
+            raise Mistake(f"{place} is of another method ({state['method']}, of {state['name']}): remove it")
         if state["dataset"] != self.loader.beton.checksum:
-            raise Failure(f"{place} is of other pictures than {self.run.data.train} holds now: bring them back")
+            raise Mistake(f"{place} is of other pictures than {self.run.data.train} holds now: bring them back")
 
     def _newest(self) -> Snapshot | None:
         """The first worker chooses, so that all of them go on from the same step."""
@@ -235,8 +219,8 @@ class Logbook:
             "name": self.run.name,
             "method": self.job.method,
             "overrides": dict(self.job.overrides),
-            "skipped": sorted(self.skipped),
-            "rewinds": self.rewinds,
+            "skipped": sorted(self.skips.steps),
+            "rewinds": self.skips.rewinds,
             "window": list(self.window),  # it goes on to grow while this is written
             "pending": self.reporter.pending(),
             "best": self.best,
@@ -273,6 +257,10 @@ class Logbook:
         self.reporter.best()
         self._start_watch(done)
 
+    @cached_property
+    def _measure(self) -> str:
+        return measure_of(self.run, self.onlooker.val_checksum)
+
     def _looks(self, done: int) -> bool:
         """Whether the run is looked at after this step."""
         between = steps_between_looks(self.run, self.plan.steps_per_epoch)
@@ -293,7 +281,7 @@ class Logbook:
             if self.run.eval.pictures:
                 self.reporter.picture(done, "views", lambda path: self.onlooker.draw(stepper.judged, path))
         if done:
-            self.best = bettered(self.best, self.run, self.last, done)
+            self.best = bettered(self.best, self.run, self.last, done, self._measure)
         self._began += time.monotonic() - began
 
     def _start_watch(self, done: int) -> None:

@@ -10,7 +10,7 @@ from mim_ray import world
 from mim_ray.cost import cost
 from mim_ray.data.memory import available_bytes, in_words
 from mim_ray.encoders.target import Twin
-from mim_ray.errors import Mistake
+from mim_ray.errors import Failure, Mistake
 from mim_ray.measures.contrast import Contrast
 from mim_ray.measures.fourier import BatchSpectrum
 from mim_ray.measures.reconstruct import Reconstruct
@@ -25,23 +25,65 @@ COPIES = 6
 """Of the weights: themselves, gradients, two moments, a target, a checkpoint in the making."""
 
 
+def check_sizes(run: Run) -> None:
+    """Before anything is begun: whether each number of workers that a run may have can share its batch, as far as
+    that can be known without their machines."""
+    least, most = max(1, run.least_workers), max(1, run.most_workers)
+    for workers in range(least, most + 1):
+        try:
+            if run.batch < workers:
+                raise Mistake(
+                    f"batch={run.batch}: leaves some of {workers} workers without a picture: "
+                    f"expected {workers} or more"
+                )
+            check_pieces(run, _pieces(run, workers, run.micro or run.batch), workers)
+        except Mistake as mistake:
+            if least == most:
+                raise
+            fewer = f", or fewer than {workers} workers" if workers > least else ""
+            raise Mistake(f"workers={run.workers}: may be {workers}, and {mistake}{fewer}") from None
+
+
 def pieces_that_fit(run: Run, place: Place) -> int:
     """The same for every worker: the most that any of them needs."""
-    most = max(shares(run.batch, place.world))
-    pieces = -(-most // (run.micro or images_that_fit(run, place)))
+    pieces = _pieces(run, place.world, run.micro or images_that_fit(run, place))
     if place.world > 1:
         agreed = torch.tensor(pieces, device=place.device)
         dist.all_reduce(agreed, dist.ReduceOp.MAX)
         pieces = int(agreed)
-    pieces = min(pieces, min(shares(run.batch, place.world)))  # none of them empty
     check_pieces(run, pieces, place.world)
     return pieces
 
 
-def images_that_fit(run: Run, place: Place) -> int:
+def _pieces(run: Run, workers: int, at_once: int) -> int:
+    """Of the largest share, and none of them empty."""
+    rows = shares(run.batch, workers)
+    return min(-(-max(rows) // at_once), min(rows))
+
+
+def pieces_as_before(run: Run, place: Place, before: int, now: int) -> int:
+    """Those of a checkpoint by as many workers, for others would add up in another order. `now`: what fits with
+    room to spare; where that is more, one of before must still fit without."""
+    if now <= before:
+        return before
+    piece, free = -(-max(shares(run.batch, place.world)) // before), free_bytes(place)
+    needed = piece * cost(run).activation_bytes
+    if needed > free:
+        raise Failure(
+            f"the checkpoint was made in pieces of {piece} pictures, which take {in_words(needed)}, and "
+            f"{in_words(free)} is free: free some memory, or go on with another number of workers="
+        )
+    return before
+
+
+def free_bytes(place: Place) -> int:
+    """What each worker of a machine, or of a GPU, may take of it."""
     free = torch.cuda.mem_get_info(place.device)[0] if place.device.type == "cuda" else available_bytes()
-    free //= len(sharers(place))
-    needed = cost(run)
+    return free // len(sharers(place))
+
+
+def images_that_fit(run: Run, place: Place) -> int:
+    free, needed = free_bytes(place), cost(run)
     room = int(free * ROOM) - 4 * COPIES * needed.parameters
     if room < needed.activation_bytes:
         weights = in_words(4 * COPIES * needed.parameters)

@@ -74,8 +74,7 @@ class Reporter:
         self.journal = Journal(folder, job.tracking_uri, job.run_id, carried)
         self._system = System(folder)
         if self.run.checkpoint.to_mlflow:
-            with _or_without("its words are not sent to MLflow"):
-                self._file(JOB, "", lambda path: path.write_text(job.as_json()))
+            self.document(JOB, job.as_json())
 
     def progress(self, step: int, steps: int, saved: int, row: Row) -> None:
         """`saved`: the step of the newest checkpoint."""
@@ -99,6 +98,12 @@ class Reporter:
             path = Path(folder, f"{name}.png")
             draw(path)
             self.journal.picture(step, path, name)
+
+    def document(self, name: str, text: str) -> None:
+        """A later one of the same name takes its place."""
+        if self.journal is not None:
+            with _or_without(f"{name} is not sent to MLflow"):
+                self._file(name, "", lambda path: path.write_text(text))
 
     def verdict(self, verdict: Verdict, run: Run) -> None:
         """The last one stays: a table of the classes, and which is taken for which. A set that is judged by itself

@@ -1,5 +1,6 @@
 """What changes from step to step, for the whole run in advance: learning rate, weight decay, EMA momentum."""
 
+import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from mim_ray.encoders.target import Ema
 from mim_ray.run import Run
 
+logger = logging.getLogger("mim_ray.training")
 Numbers = NDArray[np.float64]
 
 
@@ -35,6 +37,17 @@ def planned(run: Run, steps_per_epoch: int) -> Plan:
     final = first if run.optim.weight_decay_final is None else run.optim.weight_decay_final
     decay = final + (first - final) * 0.5 * (1 + np.cos(np.pi * step / steps))
     return Plan(steps, steps_per_epoch, base_lr(run) * share, decay, np.asarray(momentum))
+
+
+def warn_of_warm_up(run: Run, plan: Plan) -> None:
+    """Of a run that ends in it, and so never comes to the learning rate that its words say."""
+    steps = run.schedule.warmup_epochs * plan.steps_per_epoch
+    if 0 < plan.steps <= steps:
+        logger.warning(
+            "schedule.warmup_epochs=%g: is %.0f steps, and the run ends after %d of them, while its learning rate "
+            "still rises: shorten it, or train for longer",
+            run.schedule.warmup_epochs, steps, plan.steps,
+        )  # fmt: skip
 
 
 def base_lr(run: Run) -> float:

@@ -14,10 +14,11 @@ from mim_ray.errors import Mistake
 from mim_ray.memory import keep_what_is_freed
 from mim_ray.run import Run
 from mim_ray.training.job import Job
-from mim_ray.training.logbook import Logbook, NotFinite, Stopped
+from mim_ray.training.logbook import Logbook, Stopped
 from mim_ray.training.pieces import pieces_that_fit
 from mim_ray.training.place import Place
-from mim_ray.training.schedule import planned
+from mim_ray.training.schedule import planned, warn_of_warm_up
+from mim_ray.training.skips import NotFinite
 from mim_ray.training.step import Stepper
 
 Task = Callable[[Job, Place], dict[str, Any]]
@@ -31,19 +32,23 @@ def work(job: Job, place: Place, stepper_of: type[Stepper] = Stepper) -> dict[st
         keep_what_is_freed()
     loader = loader_for(run, place)
     plan = planned(run, loader.steps_per_epoch)
+    if place.rank == 0:
+        warn_of_warm_up(run, plan)
     stepper = stepper_of(run, place, plan, pieces_that_fit(run, place))
     logbook = Logbook(job, run, place, plan, loader)
     if place.world > 2:
         stepper.settle(next(loader.batches(0, 1)))
     with logbook:
         first = done = logbook.restore(stepper)
+        if place.rank == 0:
+            job.keep()
         began = time.perf_counter()
         with suppress(Stopped):
             while not logbook.is_over(done):
                 try:
                     for batch in loader.batches(done, plan.steps):
                         measured = None
-                        if batch.step not in logbook.skipped:
+                        if batch.step not in logbook.skips.steps:
                             measured = stepper(batch, norm=logbook.reads(batch.step + 1))
                         done = batch.step + 1
                         logbook.after(stepper, done, measured)

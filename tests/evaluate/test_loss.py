@@ -11,6 +11,7 @@ from mim_ray.evaluate.features import few_pictures
 from mim_ray.evaluate.loss import loss_of
 from mim_ray.evaluate.online import Onlooker
 from mim_ray.methods import resolved
+from mim_ray.training.best import measure_of
 from mim_ray.transforms.crop import CenterCrop
 from tests.training.runs import job_at, worked
 
@@ -67,6 +68,37 @@ def test_a_run_ends_when_nothing_better_comes(tmp_path: Path) -> None:
     assert ended.result["best"].endswith("step-000000002")
     again = worked(job)
     assert (again.result["steps"], again.losses) == (4, {})
+
+
+def test_a_best_that_was_measured_otherwise_is_forgotten(tmp_path: Path) -> None:
+    """Or a run that is resumed by another metric would end at once, for nothing beats a loss of other pictures."""
+    words: dict[str, object] = {"data.val": VAL, "eval.every_epochs": 0.4, "eval.pictures": 0, "eval.patience": 1}
+    words |= {"optim.blr": 1e-30, "steps": 40, "checkpoint.best": "eval/loss"}
+    assert worked(job_at(tmp_path, "mae", words)).result["steps"] == 4
+    for last, changes in ((8, {"checkpoint.best": "eval/knn_top1"}), (12, {"data.val": f"{VAL},seed=1"})):
+        words |= changes
+        ended = worked(job_at(tmp_path, "mae", words))
+        assert (ended.result["steps"], ended.result["finished"]) == (last, True), ended.said
+        assert "was measured otherwise: it is forgotten" in ended.said
+        assert ended.result["best"].endswith(f"step-{last - 2:09}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_the_same"),
+    [
+        ({"eval.patience": 3, "eval.every_epochs": 2, "eval.pictures": 0}, True),
+        ({"eval.pool": "mean"}, True),  # as an autoencoder has it anyway
+        ({"eval.most": 9}, False),
+        ({"eval.neighbours": "10"}, False),
+        ({"checkpoint.best": "eval/knn_top5"}, False),
+    ],
+)
+def test_what_the_best_is_measured_by(changes: dict[str, object], is_the_same: bool) -> None:
+    before, after = resolved("mae", {"encoder": "micro"}), resolved("mae", {"encoder": "micro", **changes})
+    assert (measure_of(before, "5") == measure_of(after, "5")) is is_the_same
+    assert measure_of(before, "5") != measure_of(before, "6")
+    by_training = resolved("mae", {"encoder": "micro", "checkpoint.best": "train/loss"})
+    assert measure_of(by_training, "5") == measure_of(by_training, "6")
 
 
 def test_what_is_never_found_is_waited_for_in_no_run(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`train` in this process: what it refuses, what it leaves behind, and how it goes on."""
 
 import json
+import shutil
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +13,8 @@ from torch import Tensor
 from torch._dynamo.backends.debugging import aot_eager
 from torch.fx import GraphModule
 
+from mim_ray.data.importer import Import, import_set
+from mim_ray.data.sources import open_source
 from mim_ray.errors import Failure, Mistake
 from mim_ray.launch import train
 from mim_ray.methods import resolved
@@ -139,8 +142,8 @@ def test_what_a_resumed_run_may_not_change_is_refused() -> None:
     train("mae", {**SMALL, "name": "fixed"}, track=False)
     with pytest.raises(Mistake, match=r"optim.blr=1: would change what fixed computes"):
         train(resume="fixed", overrides={"optim.blr": 1})
-    with pytest.raises(Mistake, match=r"data.train=other.beton: would change what fixed computes"):
-        train(resume="fixed", overrides={"data.train": "other.beton"})
+    with pytest.raises(Mistake, match=r"data.few.n=9: would change what fixed computes"):
+        train(resume="fixed", overrides={"data.few.n": 9})
     with pytest.raises(Mistake, match=r"fixed is a run of mae, not of rmae"):
         train("rmae", resume="fixed")
     with pytest.raises(Mistake, match=r"no run 'fixd' in .*: did you mean 'fixed'"):
@@ -148,12 +151,45 @@ def test_what_a_resumed_run_may_not_change_is_refused() -> None:
     assert train(resume="fixed", overrides={"checkpoint.keep": 1})["steps"] == 4
 
 
+def test_what_a_resume_changes_is_kept(here: Path) -> None:
+    """By the next one and in MLflow, but for the parameters, which it never changes; not where it is refused."""
+    result = train("mae", {**SMALL, "name": "kept"})
+    train(resume="kept", overrides={"checkpoint.keep": 5})
+    with pytest.raises(Mistake, match=r"nowhere\.beton"):
+        train(resume="kept", overrides={"checkpoint.keep": 6, "data.train": "nowhere.beton"})
+    train(resume="kept", overrides={"eval.most": 9})
+    kept = json.loads((here / "runs" / "kept" / "run.json").read_text())["overrides"]
+    assert (kept["checkpoint.keep"], kept["eval.most"], kept["data.train"]) == ("5", "9", "sample:shapes:n=32")
+    client = MlflowClient(f"sqlite:///{here}/mlflow.db")
+    assert "checkpoint.keep=5 eval.most=9" in client.get_run(result["run_id"]).data.tags["mim_ray.replay"]
+    config = json.loads(Path(client.download_artifacts(result["run_id"], "config.json")).read_text())
+    assert (config["checkpoint.keep"], config["eval.most"]) == ("5", "9")
+
+
+def test_a_dataset_that_was_moved_is_named_anew(here: Path) -> None:
+    """Its checkpoint knows whether it is the same."""
+    for name, pictures in (("set", 32), ("other", 40)):
+        source = open_source(f"sample:shapes:n={pictures}")
+        import_set(source, here / f"{name}.beton", Import(workers=1, max_resolution=None))
+    whole = train("mae", {**SMALL, "name": "moved", "data.train": "set.beton"}, track=False)
+    (here / "runs" / "moved" / "checkpoints" / "step-000000004").rename(here / "aside")
+    (here / "set.beton").rename(here / "there.beton")
+    with pytest.raises(Mistake, match=r"is of other pictures than .*other.beton holds now"):
+        train(resume="moved", overrides={"data.train": "other.beton"})
+    again = train(resume="moved", overrides={"data.train": "there.beton"})
+    assert again["weights_sha256"] == whole["weights_sha256"]
+    assert train(resume="moved")["weights_sha256"] == whole["weights_sha256"]
+    shutil.rmtree(here / "runs" / "moved" / "checkpoints")
+    with pytest.raises(Mistake, match=r"data.train=other.beton: moved has no checkpoint that knows"):
+        train(resume="moved", overrides={"data.train": "other.beton"})
+
+
 def test_a_checkpoint_of_another_method_is_refused(here: Path) -> None:
     train("mae", {**SMALL, "name": "one"}, track=False)
     job = here / "runs" / "one" / "run.json"
     begun = json.loads(job.read_text())
     job.write_text(json.dumps(begun | {"overrides": begun["overrides"] | {"method.measure.head.depth": "1"}}))
-    with pytest.raises(Failure, match=r"step-000000004 is of another method \(mae, of one\): remove it"):
+    with pytest.raises(Mistake, match=r"step-000000004 is of another method \(mae, of one\): remove it"):
         train(resume="one")
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from itertools import chain, repeat
+from itertools import chain, pairwise, repeat
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,24 @@ def test_it_listens_every_few_seconds(seconds: float, steps: list[int], monkeypa
             assert ears.hear(done) == Notice.NONE
             heard.append(done)
     assert heard[: len(steps)] == steps
+
+
+def test_it_listens_after_a_slow_down_where_losses_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the pace of before the next time would be in 5000 steps."""
+    clock, asked = [0.0], []
+
+    def notice() -> Notice:
+        asked.append(clock[0])
+        return Notice.NONE
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    ears = Listener(Place(device=torch.device("cpu"), notice=notice))
+    for done in range(1, 201):
+        clock[0] += 0.001 if done == 1 else 1.0
+        if done % 10 == 0 or ears.is_due(done):
+            ears.hear(done)
+    assert max(later - sooner for sooner, later in pairwise(asked)) <= 10
+    assert len(asked) < 50
 
 
 def checkpoints(folder: Path, notices: Iterator[Notice]) -> tuple[list[str], int]:

@@ -5,20 +5,25 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
 
+from mim_ray.training.job import job_of
+from mim_ray.training.place import Place
+from mim_ray.training.skips import SAMPLES
 from mim_ray.training.step import Stepper
+from mim_ray.training.worker import loader_for
 from mim_ray.views import Measured
 from tests.training.runs import Ended, job_at, worked
 
-SAMPLES, BATCH = 64, 12
+PICTURES, BATCH = 64, 12
 NAN = float("nan")
 
 
 def spoil(steps: tuple[int, ...], through_the_update: bool = False) -> None:
     """One picture of each of these steps has a loss that is no number, or a gradient that spoils the weights."""
-    per_epoch = SAMPLES // BATCH
-    pictures = {step // per_epoch * SAMPLES + step % per_epoch * BATCH + 3 for step in steps}
+    per_epoch = PICTURES // BATCH
+    pictures = {step // per_epoch * PICTURES + step % per_epoch * BATCH + 3 for step in steps}
     measured_well = Stepper._measured
 
     def measured(self: Stepper, crops: tuple[Tensor, ...], position: Tensor, *rest: object) -> Measured:
@@ -87,3 +92,16 @@ def test_the_fourth_time_it_fails_and_names_the_samples(
     assert "Diverged: the loss was not finite 4 times, the last time at step " in said
     assert said.count(",") > BATCH - 1
     assert "sample:shapes:n=64: lower optim.blr" in said
+    assert said.endswith(f"in {tmp_path}/run/not-finite.json")
+
+
+def test_the_samples_are_those_that_were_trained_on(tmp_path: Path) -> None:
+    """Of a subset, and of all steps that were left out."""
+    changes: dict[str, object] = {"batch": BATCH, "data.few.n": 16}
+    job = job_at(tmp_path, "mae", changes)
+    ended = worked(job, prepare=partial(spoil, (0, 1, 2, 3)))
+    assert ended.code == 1, ended.said
+    loader = loader_for(job_of(job.read_bytes()).run, Place(device=torch.device("cpu")))
+    trained_on = {str(batch.step): batch.samples.tolist() for batch in loader.batches(0, 4)}
+    assert json.loads((tmp_path / "run" / SAMPLES).read_text()) == trained_on
+    assert f"with samples {', '.join(map(str, trained_on['3']))} of" in ended.said.splitlines()[-1]

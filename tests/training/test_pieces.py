@@ -5,7 +5,7 @@ import torch
 
 from mim_ray import world
 from mim_ray.cost import cost
-from mim_ray.errors import Mistake
+from mim_ray.errors import Failure, Mistake
 from mim_ray.methods import resolved
 from mim_ray.training import pieces
 from mim_ray.training.place import Place
@@ -46,6 +46,42 @@ def test_memory_for_not_even_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     room_for(0, monkeypatch)
     with pytest.raises(Mistake, match=r"one picture takes .* besides .* for the weights, and .* is free"):
         pieces.pieces_that_fit(RUN, PLACE)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "words"),
+    [
+        ("supervised", {"workers": "1:3"}, r"may be 3, and batch=64 makes an odd piece of 3.*, or fewer than 3 w"),
+        ("mae", {"workers": "1:8", "batch": 4}, r"may be 5, and batch=4: leaves some of 5 workers without a pic"),
+        ("cmae", {"workers": "2:9", "method.target": "twin", "micro": 16}, r"may be 2, .* a twin's candidates"),
+        (
+            "mae",
+            {"workers": 4, "batch": 2},
+            r"^batch=2: leaves some of 4 workers without a picture: expected 4 or",
+        ),
+    ],
+)
+def test_a_number_of_workers_that_cannot_share_a_batch_is_refused_before_the_run(
+    method: str, changes: dict[str, object], words: str
+) -> None:
+    """Each that an elastic run may have; it would end in the middle."""
+    run = resolved(method, {"encoder": "micro", "batch": 64, **changes})
+    with pytest.raises(Mistake, match=words):
+        pieces.check_sizes(run)
+
+
+def test_any_number_of_workers_that_can_share_a_batch_may_be_asked_for() -> None:
+    for method, workers in (("supervised", "1:2"), ("mae", "1:64"), ("mocov3", "2:8"), ("mae", "0")):
+        pieces.check_sizes(resolved(method, {"encoder": "micro", "batch": 64, "workers": workers}))
+
+
+def test_pieces_stay_those_of_the_checkpoint_as_long_as_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    activations = cost(RUN).activation_bytes
+    for free, before, now in ((65, 1, 1), (65, 1, 2), (0, 4, 4), (0, 4, 1), (17, 4, 5)):
+        monkeypatch.setattr(pieces, "available_bytes", lambda free=free: free * activations)
+        assert pieces.pieces_as_before(RUN, PLACE, before, now) == before
+    with pytest.raises(Failure, match=r"made in pieces of 64 pictures, which take .* and .* is free"):
+        pieces.pieces_as_before(RUN, PLACE, before=1, now=4)
 
 
 @pytest.mark.parametrize(

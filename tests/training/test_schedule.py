@@ -5,7 +5,7 @@ import math
 import pytest
 
 from mim_ray.methods import resolved
-from mim_ray.training.schedule import base_lr, planned
+from mim_ray.training.schedule import base_lr, planned, warn_of_warm_up
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,16 @@ def test_steps_end_the_run_instead_of_epochs_and_the_cosine_with_it() -> None:
 def test_a_warm_up_longer_than_the_run_only_warms_up() -> None:
     plan = planned(resolved("mae", {"steps": 4, "schedule.warmup_epochs": 40}), steps_per_epoch=4)
     assert list(plan.lr) == sorted(plan.lr)
+
+
+def test_a_run_that_ends_within_its_warm_up_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    for steps, epochs in ((161, 40), (4, 0), (0, 40)):
+        run = resolved("mae", {"steps": steps, "schedule.warmup_epochs": epochs})
+        warn_of_warm_up(run, planned(run, steps_per_epoch=4))
+    assert caplog.text == ""
+    run = resolved("mae", {"steps": 160, "schedule.warmup_epochs": 40})
+    warn_of_warm_up(run, planned(run, steps_per_epoch=4))
+    assert "schedule.warmup_epochs=40: is 160 steps, and the run ends after 160 of them" in caplog.text
 
 
 def test_the_momentum_of_the_target_follows_its_own_cosine() -> None:
