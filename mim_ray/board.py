@@ -78,6 +78,15 @@ class Board:
         self._refused = (words, step, self._group)
         self.failed(words + where)
 
+    def number(self) -> int:
+        """Of the newest group of workers."""
+        return self._group
+
+    def overtaken(self, words: str, group: int) -> None:
+        """By a newer group of this board, as it should be; or by one of another, whose the run is now."""
+        if group == self._group:
+            self.refuse("Overtaken", words)
+
     def failed(self, words: str) -> None:
         """An exception of a worker; others of its group may only tell that they lost sight of it."""
         self._last_words = words

@@ -17,7 +17,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mim_ray.board import Board
-from mim_ray.errors import Diverged, Failure, Mistake
+from mim_ray.errors import Diverged, Failure, Mistake, Overtaken
 from mim_ray.ray_group import OwnGroup, group
 from mim_ray.ray_room import Watch, check_room, free_what_the_dead_hold, resources_of_a_worker
 from mim_ray.run import Run
@@ -58,7 +58,7 @@ def on_ray(job: Job, task: Task = work) -> dict[str, Any]:
         ) from None
     if refusal is not None:
         kind, words = refusal
-        raise Mistake(words) if kind == "Mistake" else Failure(words)
+        raise {"Mistake": Mistake, "Overtaken": Overtaken}.get(kind, Failure)(words)
     return result
 
 
@@ -102,6 +102,7 @@ def worked(board: Any, task: Task) -> dict[str, Any]:
     context = ray.train.get_context()
     if context.get_world_rank() == 0 and (words := ray.get(board.begins.remote(context.get_world_size()))):
         raise Failure(words)
+    number = ray.get(board.number.remote())
 
     def tell(numbers: Numbers) -> None:
         board.tell.remote({**numbers, "workers": context.get_world_size()})
@@ -128,6 +129,9 @@ def worked(board: Any, task: Task) -> dict[str, Any]:
             return task(job, place)
     except (Mistake, Diverged) as refusal:
         ray.get(board.refuse.remote(type(refusal).__name__, f"{refusal}{_where(context)}"))
+        raise
+    except Overtaken as overtaken:
+        ray.get(board.overtaken.remote(f"{overtaken}{_where(context)}", number))
         raise
     except Failure as failure:
         ray.get(board.refused.remote(str(failure), _where(context)))

@@ -9,7 +9,7 @@ from ray import tune
 from ray.exceptions import RayError
 
 from mim_ray.cost import cost
-from mim_ray.errors import Failure, Mistake
+from mim_ray.errors import Failure, Mistake, Overtaken
 from mim_ray.launch import begun, closed, entered
 from mim_ray.run import Run
 from mim_ray.scores import COST
@@ -111,8 +111,10 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         self._looks += news.looks
         if news.refusal is not None:
             kind, self._refusal = news.refusal
-            self._result, self._over = {}, "lost" if kind == Failure.__name__ else "failed"
-            self._tag(self._over, "FAILED")
+            is_lost = kind in (Failure.__name__, Overtaken.__name__)
+            self._result, self._over = {}, "lost" if is_lost else "failed"
+            if kind != Overtaken.__name__:  # or it is another's to tell of
+                self._tag(self._over, "FAILED")
 
     def _ended(self, result: dict[str, Any]) -> dict[str, Any]:
         """The row of the end; what was found at the last step comes with it."""
