@@ -213,6 +213,19 @@ def test_a_run_that_another_process_took_over_is_not_ended(
     assert run.info.status == "RUNNING"
 
 
+def test_a_run_whose_checkpoints_are_all_torn_does_not_begin_again(tmp_path: Path) -> None:
+    job = job_at(tmp_path, "mae", {})
+    assert worked(job, die_at=7).code == -9
+    checkpoints = Checkpoints(Folder(str(tmp_path / "run" / "checkpoints")), 2)
+    names = checkpoints.names()
+    for name in names:
+        checkpoints.folder.below(name).remove(WHOLE)
+    refused = worked(job)
+    assert refused.code == 1
+    assert "no checkpoint is whole (of step-000000006, whole.json is missing): bring one back" in refused.said
+    assert checkpoints.names() == names
+
+
 def pause(run: Path) -> None:
     """All of this process; when MLflow's database is not just being written to, or none could write there."""
     log, mark = run / "journal" / "metrics.jsonl", run / "journal" / "sent.json"
@@ -277,7 +290,7 @@ def test_a_process_that_was_paused_comes_back_when_another_has_finished(
     place: str, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
     job = tracked(tmp_path)
-    of_the_old = shutil.copy(job, tmp_path / "old.job")
+    of_the_old = Path(shutil.copy(job, tmp_path / "old.job"))
     run = tmp_path / "run"
     at: dict[int, Act] = {4: partial(pause, run)} if place == "after a step" else {}
     prepare: dict[str, Any] = {} if at else {"prepare": partial(pause_before_a_checkpoint_arrives, run)}
