@@ -98,6 +98,15 @@ class Board:
         """How many seconds the group that has just begun is to wait, for what the one before was refused."""
         return PAUSES[self._refusals - 1] if self._refusals and self._refused_in == self._group - 1 else 0.0
 
+    def number(self) -> int:
+        """Of the newest group of workers."""
+        return self._group
+
+    def overtaken(self, words: str, group: int) -> None:
+        """By a newer group of this board, as it should be; or by one of another, whose the run is now."""
+        if group == self._group:
+            self.refuse("Overtaken", words)
+
     def failed(self, words: str) -> None:
         """An exception of a worker; others of its group may only tell that they lost sight of it."""
         self._last_words = words

@@ -17,6 +17,10 @@ class Diverged(Failure):
     """What was asked for leads to no numbers: another try of the same would do no better."""
 
 
+class Overtaken(Failure):
+    """Another process goes on with the run, which is no longer this one's to write to or to end."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """`": did you mean 'X'?"`, or the choices where none is near or only the digits differ."""
     options = sorted(choices)

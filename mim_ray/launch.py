@@ -17,7 +17,8 @@ from typing import Any
 from mim_ray.config import changed, flatten
 from mim_ray.data.card import SetCard
 from mim_ray.data.place import local_beton
-from mim_ray.errors import Failure, Mistake
+from mim_ray.errors import Failure, Mistake, Overtaken
+from mim_ray.fence import FENCE
 from mim_ray.methods import METHODS, recipe, resolved
 from mim_ray.models import DIGEST
 from mim_ray.resume import absolute, refuse_secrets, resumed
@@ -39,7 +40,7 @@ logger = logging.getLogger("mim_ray")
 LEARNT = "mim_ray.dataset_checksum"
 """The tag for the checksum of what a run learns from."""
 
-OURS = (JOB, START, LOCK, PROOF, SAMPLES, "checkpoints", "journal", "ray")
+OURS = (JOB, START, LOCK, PROOF, SAMPLES, FENCE, "checkpoints", "journal", "ray")
 """What a run has in its folder."""
 
 PACKAGES = ("torch", "timm", "ffcv", "ray", "mlflow", "numpy")
@@ -188,7 +189,7 @@ def _here(job: Job, task: Task) -> dict[str, Any]:
 @contextmanager
 def _entering(job: Job, tags: Mapping[str, str], *, new: bool) -> Iterator[Future[Job]]:
     """`entered` in a thread, while Ray starts. A run that does not end by itself is not left RUNNING in MLflow,
-    if MLflow can be told."""
+    if MLflow can be told and it is not another's by now."""
     with ThreadPoolExecutor(1) as beside:
         entering = beside.submit(entered, job, tags)
         try:
@@ -196,7 +197,8 @@ def _entering(job: Job, tags: Mapping[str, str], *, new: bool) -> Iterator[Futur
         except BaseException as error:
             with suppress(Exception):
                 job = entering.result()
-                if job.tracking_uri is not None and job.run_id is not None:
+                is_ours = not isinstance(error, Overtaken)
+                if is_ours and job.tracking_uri is not None and job.run_id is not None:
                     by_hand = isinstance(error, KeyboardInterrupt | SystemExit)
                     end_run(job.tracking_uri, job.run_id, "KILLED" if by_hand else "FAILED")
             if new and isinstance(error, Mistake) and not job.folder.below("checkpoints").names():

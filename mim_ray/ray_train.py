@@ -17,7 +17,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mim_ray.board import Board
-from mim_ray.errors import Diverged, Failure, Mistake
+from mim_ray.errors import Diverged, Failure, Mistake, Overtaken
 from mim_ray.ray_group import OwnGroup, group
 from mim_ray.ray_room import Watch, check_room, free_what_the_dead_hold, resources_of_a_worker
 from mim_ray.run import Run
@@ -58,7 +58,7 @@ def on_ray(job: Job, task: Task = work) -> dict[str, Any]:
         ) from None
     if refusal is not None:
         kind, words = refusal
-        raise Mistake(words) if kind == "Mistake" else Failure(words)
+        raise {"Mistake": Mistake, "Overtaken": Overtaken}.get(kind, Failure)(words)
     return result
 
 
@@ -104,6 +104,7 @@ def worked(board: Any, task: Task) -> dict[str, Any]:
         if words := ray.get(board.begins.remote(context.get_world_size())):
             raise Failure(words)
         wait(ray.get(board.pause.remote()), lambda: ray.get(board.asks.remote())[0])  # the others: in the group
+    number = ray.get(board.number.remote())
 
     def tell(numbers: Numbers) -> None:
         board.tell.remote({**numbers, "workers": context.get_world_size()})
@@ -130,6 +131,9 @@ def worked(board: Any, task: Task) -> dict[str, Any]:
             return task(job, place)
     except Mistake as mistake:
         ray.get(board.mistaken.remote(str(mistake), _where(context)))
+        raise
+    except Overtaken as overtaken:
+        ray.get(board.overtaken.remote(f"{overtaken}{_where(context)}", number))
         raise
     except Diverged as refusal:
         ray.get(board.refuse.remote(Diverged.__name__, f"{refusal}{_where(context)}"))

@@ -1,7 +1,7 @@
 """A folder anywhere fsspec reaches (a disk, a shared mount, s3://…): files arrive whole."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,6 +13,10 @@ from mim_ray.errors import Failure, Mistake
 
 PROOF, PROOF_BYTES = ".proof", 1 << 16
 LOCK = ".lock"
+
+
+def nothing() -> None:
+    pass
 
 
 class Folder:
@@ -31,7 +35,7 @@ class Folder:
 
     def names(self) -> list[str]:
         """Of what lies directly inside; nothing where the folder is not there."""
-        with self._in_words("read"), suppress(FileNotFoundError, NotADirectoryError):
+        with self.in_words("read"), suppress(FileNotFoundError, NotADirectoryError):
             return sorted(path.rstrip("/").rpartition("/")[2] for path in self.fs.ls(self.root, detail=False))
         return []
 
@@ -39,7 +43,7 @@ class Folder:
         return self.fs.cat_file(f"{self.root}/{name}")  # type: ignore[no-any-return]
 
     def has(self, name: str) -> bool:
-        with self._in_words("read"):
+        with self.in_words("read"):
             return bool(self.fs.exists(f"{self.root}/{name}"))
 
     def write(self, name: str, content: bytes) -> None:
@@ -55,16 +59,19 @@ class Folder:
             aside.unlink(missing_ok=True)
             raise
 
-    def take_in(self, source: Path, name: str, last: str) -> None:
-        """A local folder under a name, `source` gone; elsewhere than on a disk the file `last` arrives last."""
+    def take_in(self, source: Path, name: str, last: str, ask: Callable[[], None] = nothing) -> None:
+        """A local folder under a name, `source` gone; elsewhere than on a disk the file `last` arrives last. `ask`
+        may refuse by an exception whatever would be seen by others."""
         if self.local is not None:
             self.local.mkdir(parents=True, exist_ok=True)
             target = self.local / name
+            ask()
             if target.exists():
                 shutil.rmtree(target)
             source.replace(target)
             return
         for path in sorted(source.iterdir(), key=lambda path: path.name == last):
+            ask()
             self.fs.put_file(str(path), f"{self.root}/{name}/{path.name}")
         shutil.rmtree(source)
 
@@ -96,12 +103,12 @@ class Folder:
 
     def prove_writable(self) -> None:
         """By some bytes, for a full disk still takes a name."""
-        with self._in_words("written"):
+        with self.in_words("written"):
             self.write(PROOF, bytes(PROOF_BYTES))
             self.fs.rm_file(f"{self.root}/{PROOF}")
 
     @contextmanager
-    def _in_words(self, done: str) -> Iterator[None]:
+    def in_words(self, done: str) -> Iterator[None]:
         """Whatever a file system of someone else's raises."""
         try:
             yield

@@ -37,10 +37,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cost": {"blocks", "encoders", "measures", "run", "siamese", "transforms"},
     "step_bench": {"bench", "blocks", "cost", "methods", "siamese", "training", "views"},
     "data": BASEMENT | {"transforms", "bench"},
-    "tracking": BASEMENT | {"scores"},
+    "tracking": BASEMENT | {"fence", "scores"},
     "storage": {"errors"},
+    "fence": {"errors", "storage"},
     "training": BASEMENT
-    | {"cost", "data", "encoders", "evaluate", "measures", "memory", "methods", "model_card", "models"}
+    | {"cost", "data", "encoders", "evaluate", "fence", "measures", "memory", "methods", "model_card", "models"}
     | {"run", "scores", "siamese", "storage"}
     | {"revision", "tracking", "views", "weights", "world"},
     "board": set(),
@@ -107,7 +108,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"encoders", "evaluate", "methods", "model_card", "run", "tracking", "transforms", "views", "weights"},
     "launch": {"resume"}
     | BASEMENT
-    | {"data", "methods", "models", "phrases", "ray_train", "revision", "run", "storage", "tracking", "training"},
+    | {"data", "fence", "methods", "models", "phrases", "ray_train", "revision", "run", "storage", "tracking"}
+    | {"training"},
     "spaces": set(),
     "doctor": {"data", "errors"},
     "turns": {"data", "ray_train", "training", "views"},

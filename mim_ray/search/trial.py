@@ -9,7 +9,7 @@ from ray import tune
 from ray.exceptions import RayError
 
 from mim_ray.cost import cost
-from mim_ray.errors import Diverged, Failure, Mistake
+from mim_ray.errors import Diverged, Failure, Mistake, Overtaken
 from mim_ray.launch import begun, closed, entered
 from mim_ray.run import Run
 from mim_ray.scores import COST
@@ -115,7 +115,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         if news.refusal is not None:
             kind, self._refusal = news.refusal
             self._result, self._over = {}, "failed" if kind == Diverged.__name__ else "lost"
-            self._tag(self._over, "FAILED")
+            if kind != Overtaken.__name__:  # or it is another's to tell of
+                self._tag(self._over, "FAILED")
 
     def _ended(self, result: dict[str, Any]) -> dict[str, Any]:
         """The row of the end; what was found at the last step comes with it."""

@@ -4,7 +4,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mim_ray.errors import Failure
+from mim_ray.errors import Failure, Overtaken
+from mim_ray.fence import OPEN, Fence
 from mim_ray.tracking.run import End
 from mim_ray.tracking.sender import Sender, log
 from mim_ray.tracking.spool import Artifact, Record, Spool
@@ -16,11 +17,14 @@ class Journal:
     A resumed run trains the steps since its checkpoint again and gets the very same numbers, so whatever is not
     above the highest step that its metric already has (in the folder, in `carried`, on the server) is dropped.
     The steps of one metric must therefore never go down. `carried` are the `pending()` of the checkpoint that the
-    run goes on from, for a machine that does not have the folder.
+    run goes on from, for a machine that does not have the folder. Where the `fence` says that another process goes
+    on with the run nothing more is written or sent.
     """
 
-    def __init__(self, folder: Path, uri: str, run_id: str, carried: Sequence[Record] = ()) -> None:
-        self._spool = Spool(folder, run_id)
+    def __init__(
+        self, folder: Path, uri: str, run_id: str, carried: Sequence[Record] = (), fence: Fence = OPEN
+    ) -> None:
+        self._spool = Spool(folder, run_id, fence)
         self._highest: dict[str, int] = {}
         self._files: set[str] = set()
         for entry, _ in self._spool.entries():
@@ -28,7 +32,7 @@ class Journal:
                 self._files.add(entry.target)
             else:
                 self._remember(entry["step"], entry["metrics"])
-        self._sender = Sender(self._spool, uri, run_id)
+        self._sender = Sender(self._spool, uri, run_id, fence)
         for record in carried:
             self._keep(record["step"], record["time"], record["metrics"])
         if self._spool.unsent():
@@ -45,6 +49,8 @@ class Journal:
         if Artifact(number, f"pictures/{name}").target not in self._files:
             try:
                 self._keep_file(path, number, f"pictures/{name}")
+            except Overtaken:
+                raise
             except Failure as failure:  # no run ends for a picture
                 log.warning("%s: left out", failure)
 

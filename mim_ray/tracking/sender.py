@@ -4,7 +4,8 @@ import logging
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
-from mim_ray.errors import Failure, without_secrets
+from mim_ray.errors import Failure, Overtaken, without_secrets
+from mim_ray.fence import OPEN, Fence
 from mim_ray.tracking.run import End, restore
 from mim_ray.tracking.server import connected, reason, status_of
 from mim_ray.tracking.spool import Artifact, Entry, Record, Spool
@@ -30,11 +31,11 @@ class Sender(Thread):
 
     NAME = "mim_ray-sender"
 
-    def __init__(self, spool: Spool, uri: str, run_id: str) -> None:
+    def __init__(self, spool: Spool, uri: str, run_id: str, fence: Fence = OPEN) -> None:
         super().__init__(name=self.NAME, daemon=True)
         self.ended = False
         self.set_aside = 0
-        self._spool, self._uri, self._run_id = spool, uri, run_id
+        self._spool, self._uri, self._run_id, self._fence = spool, uri, run_id, fence
         self._place = without_secrets(uri)
         self._news, self._closing, self._over = Event(), Event(), Event()
         self._status: End = "FINISHED"
@@ -75,6 +76,8 @@ class Sender(Thread):
                 if self._closing.is_set():
                     self._end_run()
                     return
+            except Overtaken:  # the loop learns of it where it writes
+                return
             except Exception as error:  # whatever it is, the loop goes on and the records stay
                 refused = isinstance(error, Failure) or status_of(error) is not None
                 self._say_trouble(error, refused)
@@ -94,6 +97,7 @@ class Sender(Thread):
             batch, end = self._next_batch()
             if not batch:
                 return
+            self._fence.ask()
             if isinstance(first := batch[0], Artifact):
                 sent = self._send_artifact(first)
             else:
@@ -175,6 +179,7 @@ class Sender(Thread):
 
     def _end_run(self) -> None:
         if not self._over.is_set():
+            self._fence.ask()
             self._in_contact().set_terminated(self._run_id, self._status)
             self.ended = True
 

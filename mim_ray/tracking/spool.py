@@ -17,7 +17,8 @@ from pathlib import Path
 from threading import Lock
 from typing import NamedTuple, TypedDict
 
-from mim_ray.errors import Failure
+from mim_ray.errors import Failure, Overtaken
+from mim_ray.fence import OPEN, Fence
 
 BLOCK = 1 << 16
 
@@ -47,15 +48,16 @@ Entry = Record | Artifact
 
 
 class Spool:
-    """Appended to by the training loop, read and confirmed by the sender; one process at a time."""
+    """Appended to by the training loop, read and confirmed by the sender; by the process that the `fence` lets."""
 
-    def __init__(self, folder: Path, run_id: str) -> None:
+    def __init__(self, folder: Path, run_id: str, fence: Fence = OPEN) -> None:
         self.folder = folder
-        self._run_id = run_id
+        self._run_id, self._fence = run_id, fence
         self._log, self._mark = folder / "metrics.jsonl", folder / "sent.json"
         self._appending = Lock()
         self._waiting: list[Entry] = []
         self._is_full = False
+        fence.look()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._log.touch()
@@ -78,6 +80,7 @@ class Spool:
 
     def add_file(self, path: Path, name: str, to: str) -> None:
         """Copies a file into a folder of its own; what is logged meanwhile does not wait for it."""
+        self._fence.look()
         self.settle()
         if self._waiting:
             raise Failure(f"{path} cannot be copied to {self.folder}: it takes nothing more")
@@ -97,6 +100,7 @@ class Spool:
     def confirm(self, end: int) -> None:
         """The server has everything before this offset. Where the disk cannot hold that, a later process offers
         more than it need, and asks the server first."""
+        self._fence.look()
         self.sent = end
         aside = self._mark.with_suffix(".part")
         with suppress(OSError):
@@ -109,13 +113,14 @@ class Spool:
             (self.folder / artifact.copy).parent.rmdir()
 
     def entries(self, start: int = 0) -> Iterator[tuple[Entry, int]]:
-        """What was logged from an offset on, each with the offset behind it; damaged lines are passed over."""
+        """What was logged from an offset on, each with the offset behind it; damaged lines are passed over, and so
+        is what another process wrote in the moment in which this one took the run over."""
         with self._log.open("rb") as file:
             file.seek(start)
             for line in file:
-                if not line.endswith(b"\n"):  # it is just being written: what follows is read the next time
-                    return
                 start += len(line)
+                if start > self._end:  # it is just being written: what follows is read the next time
+                    return
                 with suppress(ValueError, KeyError, TypeError):
                     yield _parsed(line), start
 
@@ -132,6 +137,8 @@ class Spool:
             while self._waiting:
                 self._write(self._waiting[0])
                 del self._waiting[0]
+        except Overtaken:
+            raise
         except Failure as failure:
             if not self._is_full:
                 log.warning("%s: what is logged waits in memory and in the run's checkpoints", failure)
@@ -145,19 +152,19 @@ class Spool:
         """One line, whole or not at all."""
         fields = entry._asdict() if isinstance(entry, Artifact) else entry
         line = json.dumps(fields).encode() + b"\n"
-        problem = "the disk is full"
         try:
-            if self._log.stat().st_size != self._end:  # what is left of a line that could not be written
+            found = self._log.stat().st_size
+            self._fence.look()  # only after that it is known whose the rest is
+            if found > self._end:  # what is left of a line that could not be written
                 os.truncate(self._log, self._end)
             with self._log.open("ab", buffering=0) as file:
                 written = file.write(line)
+                end = file.tell()
         except OSError as error:
-            written, problem = 0, str(error.strerror)
+            raise Failure(f"{self._log} cannot be written: {error.strerror}") from None
         if written != len(line):
-            with suppress(OSError):
-                os.truncate(self._log, self._end)
-            raise Failure(f"{self._log} cannot be written: {problem}")
-        self._end += len(line)
+            raise Failure(f"{self._log} cannot be written: the disk is full")
+        self._end = end
 
     def _read_mark(self) -> int:
         """Where it is damaged everything is offered again; the sender asks the server what it has."""

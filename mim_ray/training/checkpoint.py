@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mim_ray.errors import Failure
+from mim_ray.errors import Failure, Overtaken
+from mim_ray.fence import OPEN, Fence
 from mim_ray.storage import Folder
 
 logger = logging.getLogger("mim_ray.training")
@@ -47,8 +48,10 @@ class Snapshot(NamedTuple):
 class Checkpoints:
     """Those of one run, in `folder`/step-…"""
 
-    def __init__(self, folder: Folder, keep: int) -> None:
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Folder, keep: int, fence: Fence = OPEN) -> None:
+        self.folder, self.keep, self._fence = folder, keep, fence
+        self._torn: dict[str, Torn] = {}
+        """Those that were found so here, until others take their place."""
 
     def names(self) -> list[str]:
         """Newest first; not all of them need be whole."""
@@ -69,13 +72,27 @@ class Checkpoints:
             (aside / WHOLE).write_text(json.dumps(sums, indent=1))
             for path in aside.iterdir():
                 _keep_through_a_power_cut(path)
-            self.folder.take_in(aside, name, last=WHOLE)
+            self.folder.take_in(aside, name, last=WHOLE, ask=self._fence.ask)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
+        self._torn.pop(name, None)
         best = snapshot.state.get("best")
         self._remove_others(name, kept=None if best is None else name_of(best.step))
         return name
+
+    def begin(self) -> Snapshot | None:
+        """The newest that is whole, for a run that goes on as this process's; None: nothing is done yet."""
+        self._fence.claim()
+        self._sweep()
+        self._torn.clear()
+        newest = self.newest()
+        if newest is None and (last := max(self._torn, default=name_of(0))) != name_of(0):
+            raise Failure(
+                f"{self.folder.url}: no checkpoint is whole (of {last}, {self._torn[last]}): bring one back, or "
+                "remove them all and the run begins at step 0"
+            )
+        return newest
 
     def newest(self) -> Snapshot | None:
         """The newest that is whole; torn ones are passed over with a warning."""
@@ -83,6 +100,7 @@ class Checkpoints:
             try:
                 return self.read(name)
             except Torn as torn:
+                self._torn[name] = torn
                 logger.warning("checkpoint %s is torn and passed over: %s", name, torn)
         return None
 
@@ -101,14 +119,16 @@ class Checkpoints:
         return str(json.loads(self.folder.below(name).read(WHOLE))["weights.safetensors"]["sha256"])
 
     def _remove_others(self, name: str, kept: str | None) -> None:
-        """All but the newest up to this one, and the best; what is newer than the one just written was torn."""
+        """All but the newest up to this one, and the best; of newer ones those alone that were found torn."""
         names = self.names()
-        older = [other for other in names if other < name]
-        for other in [other for other in names if other > name] + older[self.keep - 1 :]:
+        torn = [other for other in names if other in self._torn]
+        older = [other for other in names if other < name and other not in torn]
+        for other in torn + older[self.keep - 1 :]:
             if other != kept:
+                self._fence.ask()
                 self.folder.remove(other)
 
-    def sweep(self) -> None:
+    def _sweep(self) -> None:
         """What a killed writer left behind."""
         if self.folder.local is not None and self.folder.local.exists():
             for part in self.folder.local.glob(".part-*"):
@@ -135,6 +155,14 @@ class Writer:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+
+    def insist(self, which: str) -> None:
+        """That it is written, now."""
+        self.wait()
+        if isinstance(self.error, Overtaken):
+            raise self.error
+        if self.error is not None:
+            raise Failure(f"the {which} checkpoint could not be written: {self.error}")
 
     def _write(self, snapshot: Snapshot) -> None:
         try:

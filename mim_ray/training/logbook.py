@@ -11,6 +11,7 @@ from mim_ray import world
 from mim_ray.data.loader import Loader
 from mim_ray.errors import Failure, Mistake
 from mim_ray.evaluate.online import Onlooker, alarms
+from mim_ray.fence import Fence
 from mim_ray.run import Run
 from mim_ray.tracking.spool import Record
 from mim_ray.training.best import Best, bettered, measure_of, remembered, steps_between_looks, waited_enough
@@ -41,8 +42,9 @@ class Stopped(Exception):
 class Logbook:
     def __init__(self, job: Job, run: Run, place: Place, plan: Plan, loader: Loader) -> None:
         self.job, self.run, self.place, self.plan, self.loader = job, run, place, plan, loader
-        self.checkpoints = Checkpoints(job.folder.below("checkpoints"), run.checkpoint.keep)
-        self.reporter = Reporter(job, run, place, loader.beton)
+        fence = Fence(job.folder)
+        self.checkpoints = Checkpoints(job.folder.below("checkpoints"), run.checkpoint.keep, fence)
+        self.reporter = Reporter(job, run, place, loader.beton, fence)
         self.writer = Writer(self.checkpoints, self.reporter.checkpoint)
         self.listener = Listener(place)
         self.onlooker = Onlooker(run, place.device)
@@ -154,9 +156,7 @@ class Logbook:
         """The last checkpoint, and everything to MLflow."""
         if self._saved != done:
             self._save(stepper, done, at_once=True)
-        self.writer.wait()
-        if self.writer.error is not None:
-            raise Failure(f"the last checkpoint could not be written: {self.writer.error}")
+        self.writer.insist("last")
         if self.place.rank != 0:
             return {}
         name, finished = name_of(done), self.is_over(done)
@@ -189,10 +189,7 @@ class Logbook:
 
     def _newest(self) -> Snapshot | None:
         """The first worker chooses, so that all of them go on from the same step."""
-        newest = None
-        if self.place.rank == 0:
-            self.checkpoints.sweep()
-            newest = self.checkpoints.newest()
+        newest = self.checkpoints.begin() if self.place.rank == 0 else None
         name = world.gathered_objects(newest.name if newest else None)[0]
         if name is None or newest is not None:
             return newest
@@ -235,10 +232,10 @@ class Logbook:
             "versions": {name: version(name) for name in ("mim_ray", "torch")},
         }
         self.writer.write(Snapshot(done, weights, optimiser, state))
-        if at_once:
+        if done == 0:
+            self.writer.insist("first")
+        elif at_once:
             self.writer.wait()
-            if self.writer.error is not None and done == 0:
-                raise Failure(f"the first checkpoint could not be written: {self.writer.error}")
 
     def _log(self, stepper: Stepper, done: int) -> None:
         row, self.window = mean_of(self.window), []

@@ -16,7 +16,9 @@ from mim_ray import model_card, models
 from mim_ray.data.beton import Beton
 from mim_ray.data.card import SetCard
 from mim_ray.data.place import local_beton
+from mim_ray.errors import Overtaken
 from mim_ray.evaluate.verdict import Verdict
+from mim_ray.fence import Fence
 from mim_ray.revision import revision
 from mim_ray.run import Run
 from mim_ray.storage import Folder
@@ -45,13 +47,15 @@ def _or_without(words: str) -> Iterator[None]:
     """No run ends for what is only told of it, whatever a disk or a network does."""
     try:
         yield
+    except Overtaken:
+        raise
     except Exception as error:
         logger.warning("%s: %s", words, error)
 
 
 class Reporter:
-    def __init__(self, job: Job, run: Run, place: Place, beton: Beton) -> None:
-        self.job, self.run, self.place, self.beton = job, run, place, beton
+    def __init__(self, job: Job, run: Run, place: Place, beton: Beton, fence: Fence) -> None:
+        self.job, self.run, self.place, self.beton, self.fence = job, run, place, beton, fence
         self.journal: Journal | None = None
         self._system: System | None = None
         self.copies = self.bests = 0
@@ -71,7 +75,7 @@ class Reporter:
             return
         local = job.folder.local
         folder = (Path(tempfile.mkdtemp(prefix="mim-ray-")) if local is None else local) / "journal"
-        self.journal = Journal(folder, job.tracking_uri, job.run_id, carried)
+        self.journal = Journal(folder, job.tracking_uri, job.run_id, carried, self.fence)
         self._system = System(folder)
         if self.run.checkpoint.to_mlflow:
             self.document(JOB, job.as_json())
@@ -81,6 +85,7 @@ class Reporter:
         self.place.tell({"step": step, "steps": steps, "saved": saved, **row})
 
     def numbers(self, step: int, row: Row) -> None:
+        self.fence.look()
         if self.journal is not None:
             self.journal.log(step, row)
 
@@ -217,7 +222,9 @@ class Reporter:
 
     def close(self, status: End, patience_seconds: float) -> int:
         """How many records MLflow could not be given."""
-        return self._lacking + self.journal.close(status, patience_seconds) if self.journal else 0
+        unsent = self._lacking + self.journal.close(status, patience_seconds) if self.journal else 0
+        self.fence.look()
+        return unsent
 
     def leave(self) -> None:
         if self.journal is not None:

@@ -166,3 +166,14 @@ def test_a_warning_of_several_workers_is_told_once() -> None:
     assert board.news() == (["there is room again"], {"step": 3}, 1, False)
     board.refuse("Mistake", "no such file")
     assert board.news() == ([], {"step": 3}, 1, True)
+
+
+def test_a_run_that_another_board_has_is_over_and_one_of_a_newer_group_is_not() -> None:
+    board = Board()
+    board.begins(2)
+    old = board.number()
+    board.begins(2)
+    board.overtaken("run is trained on by another process", old)
+    assert board.refusal() is None
+    board.overtaken("run is trained on by another process", board.number())
+    assert board.refusal() == ("Overtaken", "run is trained on by another process")
