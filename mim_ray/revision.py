@@ -1,10 +1,20 @@
 """Which commit a file is of."""
 
+import os
 import subprocess
 from pathlib import Path
 
+SAID = "MIM_RAY_COMMIT"
+"""What an image was built of, or what was sent with a job: neither has the repository. Empty: nobody knows."""
 
-def revision(file: Path = Path(__file__)) -> str | None:
+
+def revision() -> str | None:
+    """Of this code, as it is said or found."""
+    said = os.environ.get(SAID)
+    return revision_of(Path(__file__)) if said is None else said or None
+
+
+def revision_of(file: Path) -> str | None:
     """With a + where its repository was changed since; None where it is in none, as an installed package is."""
     if _git(file.parent, "ls-files", "--error-unmatch", file.name) is None:
         return None

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 from urllib.parse import urlsplit
 
 from mim_ray.errors import Failure, Mistake, without_secrets
+from mim_ray.revision import SAID, revision_of
 
 if TYPE_CHECKING:
     from ray.dashboard.modules.job.pydantic_models import JobDetails
@@ -44,7 +45,8 @@ def submit(
     log: TextIO = sys.stdout,
 ) -> Submission:
     """Sends `mim-ray WORDS`; with `wait`, its output goes to `log` while it runs."""
-    runtime_env = {"env_vars": _forwarded(os.environ) | STOPPING, **_code(working_dir)}
+    variables = _forwarded(os.environ) | STOPPING | _commit(working_dir)
+    runtime_env = {"env_vars": variables, **_code(working_dir)}
     client = _client(_dashboard(address, os.environ))
     url = client.get_address()
     # `python -m` and not `mim-ray`, so that a working directory that holds the package is the one that runs.
@@ -158,6 +160,12 @@ def _forwarded(environment: Mapping[str, str]) -> dict[str, str]:
     if not uri.startswith("http"):
         warnings.warn(f"{FORWARDED}={uri} is a place on the head node, not on this machine", stacklevel=2)
     return {FORWARDED: uri}
+
+
+def _commit(working_dir: Path | None) -> dict[str, str]:
+    """Of the package where it is sent along; what is installed there knows its own."""
+    package = working_dir and working_dir / "mim_ray" / "__init__.py"
+    return {SAID: revision_of(package) or ""} if package and package.exists() else {}
 
 
 def _code(working_dir: Path | None) -> dict[str, str]:

@@ -4,7 +4,6 @@ Both sides of a ratio are runs in processes of their own that train by turns (`t
 checkpoint and closing are outside what is measured.
 """
 
-import json
 import os
 import socket
 import subprocess
@@ -12,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -24,8 +23,9 @@ from mim_ray.data.order import Order
 from mim_ray.errors import Failure
 from mim_ray.methods import METHODS, resolved
 from mim_ray.tracking.run import create_run, resolved_uri
+from mim_ray.training.checkpoint import Checkpoints
 from mim_ray.training.job import JOB, Job
-from mim_ray.turns import FOLDER, STEPS, STOP, TRAINED
+from mim_ray.turns import FOLDER, STEPPED, STEPS, STOP, TAKEN
 
 CORES = len(os.sched_getaffinity(0))
 PATIENCE_SECONDS = 300.0
@@ -71,6 +71,7 @@ class Side:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         self.job.write_text(job.as_json())
         job.folder.write(JOB, job.as_json().encode())
+        self.checkpoints = Checkpoints(job.folder.below("checkpoints"), keep=1)
 
     @contextmanager
     def started(self) -> Iterator[list[subprocess.Popen[bytes]]]:
@@ -138,7 +139,8 @@ def r4(pairs: int) -> Finding:
 
 
 def r6(pairs: int) -> Finding:
-    """Losses logged and sent to MLflow (SQLite), once a turn, as by default / read and not logged."""
+    """Losses logged and sent to MLflow (SQLite), once a turn, as by default / read and not logged. A turn begins
+    with the logging, so its steps are made beside the sending."""
     return _compared("R6", pairs, Sort("process", {}, tracked=True), Sort("process", {}))
 
 
@@ -149,34 +151,36 @@ def r7(pairs: int) -> Finding:
 
 
 def r12() -> list[Row]:
-    """A run is killed three times and goes on: what each step was trained on, against the order."""
+    """A run is killed three times and goes on: what its last weights were trained on, against the order."""
     with tempfile.TemporaryDirectory() as name:
         words: Words = {
             "encoder": "micro", "data.crop.size": (32, 32), "data.train": "sample:shapes:n=80", "batch": 16,
             "steps": 22, "checkpoint.every_steps": 3, "tracking.every_steps": 1,
         }  # fmt: skip
         side = Side(Path(name), Sort("recorded", words))
-        trained = Path(name) / TRAINED
+        stepped = Path(name) / STEPPED
         for step in KILLED_AFTER:
             with side.started() as (process,):
-                while not trained.exists() or _last_step(trained) < step:
+                while not (lines := _lines(stepped)) or int(lines[-1]) < step:
                     if process.poll() is not None:
                         raise Failure((Path(name) / "said").read_text()[-500:])
                     time.sleep(0.005)
                 process.kill()
         with side.started() as (process,):
             process.wait(PATIENCE_SECONDS)
-        taken = dict(json.loads(line) for line in _lines(trained))
+        newest = side.checkpoints.newest()
+        taken = [] if newest is None else newest.weights[TAKEN].tolist()
         lost, repeated = lost_and_repeated(taken, Loader("sample:shapes:n=80", batch=16).order, 22)
         return [
             {"kills": len(KILLED_AFTER), "steps": len(taken), "samples lost": lost, "samples repeated": repeated}
         ]
 
 
-def lost_and_repeated(taken: Mapping[int, Sequence[int]], order: Order, steps: int) -> tuple[int, int]:
-    """How many samples of the order no step was trained on, and how many it did not ask for."""
+def lost_and_repeated(taken: Sequence[Sequence[int]], order: Order, steps: int) -> tuple[int, int]:
+    """Of weights that have taken these steps, each with its samples behind its number: how many samples of the
+    order they were not trained on, and on how many that it did not ask for."""
     expected = Counter((step, int(sample)) for step in range(steps) for sample in order.share(step)[1])
-    found = Counter((step, sample) for step, samples in taken.items() for sample in samples)
+    found = Counter((step, sample) for step, *samples in taken for sample in samples)
     return (expected - found).total(), (found - expected).total()
 
 
@@ -235,11 +239,6 @@ def _compared(what: str, pairs: int, *sorts: Sort) -> Finding:
 def _lines(path: Path) -> list[str]:
     """Those that are whole."""
     return path.read_text().split("\n")[:-1] if path.exists() else []
-
-
-def _last_step(trained: Path) -> int:
-    lines = _lines(trained)
-    return int(json.loads(lines[-1])[0]) if lines else -1
 
 
 def _free_port() -> int:

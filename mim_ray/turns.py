@@ -3,17 +3,19 @@
 The words that go to and fro are files in the run's storage.
 """
 
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mim_ray.data.loader import Batch
+from mim_ray.run import Run
 from mim_ray.training.job import Job, job_of
-from mim_ray.training.place import Notice, Numbers, Place, from_environment
-from mim_ray.training.schedule import planned
-from mim_ray.training.step import Stepper
+from mim_ray.training.place import Notice, Place, from_environment
+from mim_ray.training.schedule import Plan, planned
+from mim_ray.training.step import Stepper, Tensors
 from mim_ray.training.worker import loader_for, work
 from mim_ray.views import Measured
 
@@ -24,20 +26,18 @@ LOOK_SECONDS = 0.002
 PATIENCE_SECONDS = 600.0
 """How long a run waits for its turn before it takes the benchmark for dead."""
 
-FOLDER, STOP, TRAINED = "turns", "stop", "trained.jsonl"
+FOLDER, STOP, STEPPED = "turns", "stop", "stepped"
+TAKEN = "taken"
+"""Beside the weights of a checkpoint: a row of each step that they have taken, its number and its samples."""
 
 
 class Turns:
-    """Between two turns of a run its first worker waits, where it tells how far it is, and the others for it."""
+    """Between two turns of a run its first worker waits, where it tells what the turn has taken, and the others
+    for it."""
 
-    def __init__(self, job: Job, place: Place) -> None:
-        self._folder, self._place = Path(job.run.storage) / FOLDER, place
+    def __init__(self, run: Run, place: Place) -> None:
+        self._folder, self._place = Path(run.storage) / FOLDER, place
         self._turn, self._began = 0, 0.0
-
-    def tell(self, numbers: Numbers) -> None:
-        self._place.tell(numbers)
-        if self._place.rank == 0 and numbers["step"] % STEPS == 0:
-            self.wait()
 
     def notice(self) -> Notice:
         return Notice.STOP if (self._folder / STOP).exists() else self._place.notice()
@@ -58,24 +58,50 @@ class Turns:
         self._began = time.perf_counter()
 
 
-class Recorded(Stepper):
-    """Writes down which samples it was given at which step."""
+class InTurn(Stepper):
+    """Waits after the last step of a turn, before anything of it is read, logged or saved: with that the next turn
+    begins, so what is sent or written in the background goes on beside steps that count."""
+
+    def __init__(self, run: Run, place: Place, plan: Plan, pieces: int) -> None:
+        super().__init__(run, place, plan, pieces)
+        self._turns = Turns(run, place)
 
     def __call__(self, batch: Batch, *, norm: bool = False) -> Measured:
         measured = super().__call__(batch, norm=norm)
-        with self.trained.open("a") as file:
-            file.write(json.dumps([batch.step, batch.samples.tolist()]) + "\n")
+        if self.place.rank == 0 and (batch.step + 1) % STEPS == 0:
+            measured.loss.item()
+            self._turns.wait()
         return measured
 
-    @property
-    def trained(self) -> Path:
-        return Path(self.run.storage) / TRAINED
+
+class Recorded(Stepper):
+    """Its weights take with them, into every checkpoint, which samples they were trained on at which step."""
+
+    def __init__(self, run: Run, place: Place, plan: Plan, pieces: int) -> None:
+        super().__init__(run, place, plan, pieces)
+        self._taken = torch.empty(0, 1 + run.batch, dtype=torch.int64)
+
+    def __call__(self, batch: Batch, *, norm: bool = False) -> Measured:
+        measured = super().__call__(batch, norm=norm)
+        row = torch.cat([torch.tensor([batch.step]), batch.samples.cpu()])
+        self._taken = torch.cat([self._taken, row[None]])
+        with (Path(self.run.storage) / STEPPED).open("a") as file:
+            file.write(f"{batch.step}\n")
+        return measured
+
+    def tensors(self) -> tuple[Tensors, Tensors]:
+        weights, optimiser = super().tensors()
+        return weights | {TAKEN: self._taken}, optimiser
+
+    def load(self, weights: Tensors, optimiser: Tensors) -> None:
+        own = dict(weights)
+        self._taken = own.pop(TAKEN)
+        super().load(own, optimiser)
 
 
 def by_turns(job: Job, place: Place) -> dict[str, Any]:
     """The whole loop: loader, losses, journal, checkpoints."""
-    turns = Turns(job, place)
-    return work(job, replace(place, tell=turns.tell, notice=turns.notice))
+    return work(job, replace(place, notice=Turns(job.run, place).notice), InTurn)
 
 
 def bare(job: Job) -> None:
@@ -85,12 +111,12 @@ def bare(job: Job) -> None:
     stepper = Stepper(run, place, planned(run, loader.steps_per_epoch), pieces=1)
     batch = next(loader.batches(0, 1))
     batch = batch._replace(crops=tuple(crop.clone() for crop in batch.crops))
-    turns = Turns(job, place)
+    turns = Turns(run, place)
     turns.wait()
     while turns.notice() != Notice.STOP:
         for _ in range(STEPS):
             loss = stepper(batch).loss
-        float(loss)
+        loss.item()
         turns.wait()
 
 

@@ -8,13 +8,18 @@ import pytest
 import torch
 
 from mim_ray import benches, cli, output, search_bench, train_bench
+from mim_ray import turns as turns_of_runs
 from mim_ray.bench import Finding, median_interval, paired
 from mim_ray.data.loader import Loader
 from mim_ray.errors import nearest
 from mim_ray.methods import resolved
-from mim_ray.training.job import job_of
-from mim_ray.training.place import Notice, Numbers, Place
-from mim_ray.turns import FOLDER, STEPS, STOP, Turns
+from mim_ray.training.job import Job, job_of
+from mim_ray.training.place import Notice, Place
+from mim_ray.training.schedule import planned
+from mim_ray.training.worker import loader_for
+from mim_ray.turns import FOLDER, STEPS, STOP, TAKEN, Recorded, Turns
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
 
 
 def test_the_sides_take_turns_and_the_median_ratio_is_given() -> None:
@@ -88,30 +93,61 @@ def test_the_sides_of_a_training_benchmark_are_runs(
     assert STEPS % ours.tracking.every_steps == STEPS % theirs.tracking.every_steps == 0
 
 
+def small_job(folder: Path, **words: object) -> Job:
+    small: train_bench.Words = {"encoder": "micro", "data.crop.size": (32, 32), "data.backend": "torch"}
+    small["data.train"] = "sample:shapes:n=80"
+    return job_of(train_bench.Side(folder, train_bench.Sort("process", small | words)).job.read_bytes())
+
+
 def test_a_run_waits_for_its_turn_and_ends_when_told(tmp_path: Path) -> None:
-    side = train_bench.Side(tmp_path, train_bench.Sort("process", {}))
-    told: list[Numbers] = []
-    place = Place(device=torch.device("cpu"), notice=lambda: Notice.SOON, tell=told.append)
-    turns = Turns(job_of(side.job.read_bytes()), place)
+    turns = Turns(small_job(tmp_path).run, Place(device=torch.device("cpu"), notice=lambda: Notice.SOON))
     (tmp_path / FOLDER / "go-1").touch()
-    turns.tell({"step": 0})
-    turns.tell({"step": STEPS // 2})
-    assert not (tmp_path / FOLDER / "seconds-1").exists()
+    turns.wait()
     assert turns.notice() == Notice.SOON
     (tmp_path / FOLDER / STOP).touch()
-    turns.tell({"step": STEPS})
+    turns.wait()
     assert turns.notice() == Notice.STOP
     assert float((tmp_path / FOLDER / "seconds-1").read_text()) >= 0
-    assert [numbers["step"] for numbers in told] == [0, STEPS // 2, STEPS]
+    assert not (tmp_path / FOLDER / "seconds-2").exists()
+
+
+def test_what_is_told_of_a_turn_is_told_in_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So what is sent then is sent beside its steps, not between the turns."""
+    events: list[object] = []
+    monkeypatch.setattr(turns_of_runs, "STEPS", 2)
+    monkeypatch.setattr(Turns, "wait", lambda _: events.append("a turn"))
+    words = {"steps": 5, "tracking.every_steps": 2}
+    place = Place(device=torch.device("cpu"), tell=lambda numbers: events.append(numbers["step"]))
+    assert turns_of_runs.by_turns(small_job(tmp_path, **words), place)["steps"] == 5
+    assert events == [0, "a turn", 2, "a turn", 4, 5]
 
 
 def test_samples_that_were_lost_or_repeated_are_counted() -> None:
     order = Loader("sample:shapes:n=80", batch=16).order
-    taken = {step: order.share(step)[1].tolist() for step in range(7)}
+    taken = [[step, *order.share(step)[1].tolist()] for step in range(7)]
     assert train_bench.lost_and_repeated(taken, order, 7) == (0, 0)
-    taken[3] = [*taken[3][:-1], taken[3][0]]
+    taken[3][-1] = taken[3][1]
     del taken[6]
     assert train_bench.lost_and_repeated(taken, order, 7) == (17, 1)
+
+
+@pytest.mark.parametrize(("first", "found"), [(3, (0, 0)), (5, (32, 0)), (2, (0, 16))])
+def test_a_run_that_goes_on_elsewhere_than_its_weights_loses_or_repeats(
+    tmp_path: Path, first: int, found: tuple[int, int]
+) -> None:
+    """Though the killed one had trained the steps that are lost."""
+    run = small_job(tmp_path, steps=7).run
+    loader = loader_for(run, Place())
+    killed, next_one = (Recorded(run, Place(), planned(run, loader.steps_per_epoch), pieces=1) for _ in range(2))
+    for batch in loader.batches(0, 3):
+        killed(batch)
+    checkpoint = killed.tensors()
+    for batch in loader.batches(3, 5):
+        killed(batch)
+    next_one.load(*checkpoint)
+    for batch in loader.batches(first, 7):
+        next_one(batch)
+    assert train_bench.lost_and_repeated(next_one.tensors()[0][TAKEN].tolist(), loader.order, 7) == found
 
 
 def test_what_a_search_trained_is_told_as_a_share_of_the_whole_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +200,6 @@ def test_a_number_is_never_guessed(word: str, choices: list[str], hint: str) -> 
     assert nearest(word, choices) == hint
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
 def test_a_result_goes_to_mlflow_and_a_dead_server_only_costs_a_notice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from mim_ray.cli import app
+from mim_ray.revision import SAID
 from tests.cluster.structural import ROOT, faults, schema_of
 
 CLUSTER = ROOT / "cluster"
@@ -110,6 +111,29 @@ def test_pods_have_limits_and_no_privileges_and_workers_a_gpu_and_time_to_drain(
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     drain = {entry["name"]: entry.get("value") for entry in pod["containers"][0]["env"]}
     assert int(drain["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]) < pod["terminationGracePeriodSeconds"]
+
+
+def test_objects_fit_the_shared_memory_and_runs_have_a_server() -> None:
+    """Ray leaves /dev/shm for a disk where its store is larger; a file of MLflow's would go with its pod."""
+    spec = load("kuberay/raycluster.yaml")["spec"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        (memory,) = [volume["emptyDir"] for volume in pod["volumes"] if "emptyDir" in volume]
+        assert (
+            int(group["rayStartParams"]["object-store-memory"]) < int(memory["sizeLimit"].removesuffix("Gi")) << 30
+        )
+        (server,) = [one for one in pod["containers"][0]["env"] if one["name"] == "MLFLOW_TRACKING_URI"]
+        assert server["valueFrom"] == {"configMapKeyRef": {"name": "mim-ray", "key": "MLFLOW_TRACKING_URI"}}
+
+
+def test_code_on_a_cluster_knows_its_commit(aws: Any) -> None:
+    """By the repository, which goes along, or by what an image was told."""
+    assert [one for one in aws["rsync_exclude"] if ".git" in one] == [".git/config"]  # git does without
+    built, said = (CLUSTER / "Dockerfile").read_text(), f"{SAID}=${SAID}"
+    assert f"ARG {SAID}\n" in built
+    assert said in next(line for line in built.splitlines() if line.startswith("ENV "))
+    assert f"--build-arg {SAID}=" in built
+    assert f"--build-arg {SAID}=" in (CLUSTER / "README.md").read_text()
 
 
 def test_the_claim_is_the_one_that_pods_mount_and_many_may_write_it() -> None:

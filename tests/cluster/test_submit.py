@@ -12,6 +12,7 @@ import typer
 
 from mim_ray import cli, cluster_cli, fake_cluster, submit
 from mim_ray.errors import Mistake
+from mim_ray.revision import SAID
 
 Say = Callable[..., tuple[int, str, str]]
 
@@ -135,6 +136,17 @@ def test_no_password_travels_in_the_words(say: Say, sentence: tuple[str, ...]) -
 def test_a_tracking_file_is_that_of_the_head() -> None:
     with pytest.warns(UserWarning, match="on the head node"):
         assert submit._forwarded({"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"})
+
+
+def test_the_commit_of_a_package_that_is_sent_goes_with_it(tmp_path: Path) -> None:
+    assert submit._commit(None) == submit._commit(tmp_path) == {}
+    (tmp_path / "mim_ray").mkdir()
+    (tmp_path / "mim_ray" / "__init__.py").touch()
+    assert submit._commit(tmp_path) == {SAID: ""}
+    for words in ("init --quiet", "add .", "-c user.name=x -c user.email=x@example.org commit --quiet -m x"):
+        subprocess.run(["git", "-C", tmp_path, *words.split()], check=True)
+    head = subprocess.check_output(["git", "-C", tmp_path, "rev-parse", "HEAD"], text=True).strip()
+    assert submit._commit(tmp_path) == {SAID: head}
 
 
 def test_a_missing_token_is_not_told_as_a_wrong_one() -> None:
