@@ -48,13 +48,12 @@ KILLED_AFTER = (4, 11, 17)
 
 
 class Sort(NamedTuple):
-    """Of a side: what `turns.main` is told, its words, processes, whether MLflow is told, cores of the steps."""
+    """Of a side: what `turns.main` is told, its words, in how many processes, and whether MLflow is told."""
 
     how: str
     words: Words
     processes: int = 1
     tracked: bool = False
-    cores: int = CORES
 
 
 class Side:
@@ -75,8 +74,8 @@ class Side:
 
     @contextmanager
     def started(self) -> Iterator[list[subprocess.Popen[bytes]]]:
-        how, _, processes, _, cores = self._sort
-        port, threads = str(_free_port()), str(max(1, cores // processes))
+        how, _, processes, _ = self._sort
+        port, threads = str(_free_port()), str(max(1, CORES // processes))
         with ExitStack() as ends, (self.folder / "said").open("wb") as said:
             running = []
             for rank in range(processes if how == "processes" else 1):
@@ -120,16 +119,9 @@ class Side:
 
 
 def r3(pairs: int) -> Finding:
-    """Ray Train with one worker, with loader and logging / a bare loop over one batch in memory.
-
-    One core is left for what is not the step, as all are beside a GPU.
-    """
-    return _on_ray_and_bare("R3", pairs, max(1, CORES - 1))
-
-
-def r3_full(pairs: int) -> Finding:
-    """The same where the step takes every core there is."""
-    return _on_ray_and_bare("R3f", pairs, CORES)
+    """Ray Train with one worker, with loader and logging / a bare loop over one batch in memory."""
+    on_ray: Words = {"workers": 1, "cpus_per_worker": CORES}
+    return _compared("R3", pairs, Sort("ray", on_ray), Sort("bare", {}))
 
 
 def r4(pairs: int) -> Finding:
@@ -218,13 +210,8 @@ def r13() -> list[Row]:
         return rows
 
 
-RATIOS: dict[str, Callable[[int], Finding]] = {"R3": r3, "R3f": r3_full, "R4": r4, "R6": r6, "R7": r7}
+RATIOS: dict[str, Callable[[int], Finding]] = {"R3": r3, "R4": r4, "R6": r6, "R7": r7}
 TABLES: dict[str, Callable[[], list[Row]]] = {"R12": r12, "R13": r13}
-
-
-def _on_ray_and_bare(what: str, pairs: int, cores: int) -> Finding:
-    on_ray: Words = {"workers": 1, "cpus_per_worker": cores}
-    return _compared(what, pairs, Sort("ray", on_ray, cores=cores), Sort("bare", {}, cores=cores))
 
 
 def _compared(what: str, pairs: int, *sorts: Sort) -> Finding:

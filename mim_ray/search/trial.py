@@ -57,11 +57,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         while not self._looks and time.monotonic() < deadline:
             if self._result is not None:
                 return self._ended(self._result)
-            try:
-                self._listen(self._slot)
-            except Failure as trouble:  # its workers are no more
-                self._result, self._refusal = {}, str(trouble)
-                self._tag(self._over, "FAILED")
+            self._listen(self._slot)
             time.sleep(POLL_SECONDS)
         found = {} if not self._looks else self._found(*self._looks.pop(0))
         return self._row() | found
@@ -105,7 +101,12 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         return job_of_trial(self._plan, record)
 
     def _listen(self, slot: Slot) -> None:
-        news = slot.news()
+        try:
+            news = slot.news()
+        except Failure as gone:
+            self._result, self._refusal = {}, str(gone)
+            self._tag(self._over, "FAILED")
+            return
         self._said.extend(news.said)
         if news.numbers and not self._numbers:
             self._since, self._from = time.monotonic(), news.numbers["step"]
