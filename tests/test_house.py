@@ -112,7 +112,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"training"},
     "spaces": set(),
     "doctor": {"data", "errors"},
-    "turns": {"data", "ray_train", "training", "views"},
+    "turns": {"data", "ray_train", "run", "training", "views"},
     "train_bench": {"bench", "config", "data", "errors", "methods", "tracking", "training", "turns"},
     "search_bench": {"errors"},
     "benches": {"errors", "data", "search_bench", "step_bench", "train_bench"},
@@ -121,7 +121,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "processes": set(),
     "revision": set(),
     "fake_cluster": {"errors", "processes"},
-    "submit": {"errors"},
+    "submit": {"errors", "revision"},
     "options": {"config"},
     "cluster_cli": {"config", "errors", "fake_cluster", "judge", "methods", "options", "output", "resume"}
     | {"submit"},
