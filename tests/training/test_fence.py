@@ -222,7 +222,7 @@ def test_a_run_whose_checkpoints_are_all_torn_does_not_begin_again(tmp_path: Pat
         checkpoints.folder.below(name).remove(WHOLE)
     refused = worked(job)
     assert refused.code == 1
-    assert "no checkpoint is whole (of step-000000006, whole.json is missing): bring one back" in refused.said
+    assert f"no checkpoint is whole (of {names[0]}, whole.json is missing): bring one back" in refused.said
     assert checkpoints.names() == names
 
 
