@@ -18,6 +18,7 @@ from mim_ray.training.place import Notice, Place
 from mim_ray.training.schedule import planned
 from mim_ray.training.worker import loader_for
 from mim_ray.turns import FOLDER, STEPS, STOP, TAKEN, Recorded, Turns
+from tests.databases import fresh
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
 
@@ -80,6 +81,9 @@ def test_the_sides_of_a_training_benchmark_are_runs(
 
     monkeypatch.setattr(train_bench, "_compared", compared)
     train_bench.RATIOS[name](1)
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        fresh(tmp_path / str(number))
     ours, theirs = (
         job_of(train_bench.Side(tmp_path / str(number), sort).job.read_bytes()).run
         for number, sort in enumerate(sides)
@@ -207,7 +211,7 @@ def test_a_result_goes_to_mlflow_and_a_dead_server_only_costs_a_notice(
 
     from mim_ray.tracking.results import keep_result
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", fresh(tmp_path))
     monkeypatch.chdir(tmp_path)
     run_id = keep_result(
         "bench", params={"cores": 2}, metrics={"bench/R1": 1.0}, documents={"bench.json": {"a": 1}}

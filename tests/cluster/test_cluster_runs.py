@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from mim_ray import processes
 from mim_ray.fake_cluster import OBJECT_STORE_BYTES, FakeCluster
 from tests.clusters import SECONDS, Start, cluster, start, until
+from tests.databases import fresh
 from tests.tracking.servers import Server
 from tests.training.runs import KILLS, SMALL, job_at, worked
 
@@ -242,6 +243,7 @@ def test_workers_drivers_and_nodes_are_lost_at_any_moment(
     draws, what_there_is = random.Random(KILLS), ("worker", "driver", "node")
     losses = [what for _ in range(0, KILLS, 3) for what in draws.sample(what_there_is, 3)][:KILLS]
     steps = 40 * (KILLS + 1)
+    fresh(tmp_path)
     run = Submitted(cluster, start, tmp_path, "lossy")
     run.begin("rmae", steps=steps)
     for number, what in enumerate(losses):

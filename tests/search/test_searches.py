@@ -15,6 +15,7 @@ from mim_ray.storage import Folder
 from mim_ray.training.checkpoint import Checkpoints
 from mim_ray.training.job import JOB, job_of
 from tests.clusters import SECONDS, Start, cluster, start, until
+from tests.databases import fresh
 from tests.training.runs import worked
 
 __all__ = ["cluster", "start"]
@@ -107,6 +108,7 @@ def test_a_search_that_loses_drivers_and_a_node_ends_as_one_that_lost_nothing(
     searched: Searched, start: Start
 ) -> None:
     """Eight trials of two workers where one trial fits at a time."""
+    fresh(searched.folder)
     searched.begin("lossy", trials=8, workers_per_trial=2, epochs=3, rungs=1)
     searched.wait_for("lossy", 6)
     searched.lose_driver()
@@ -166,6 +168,7 @@ def weights_alone(searched: Searched, trial: str) -> str:
 def test_finalists_get_other_seeds_and_the_winner_is_trained_registered_and_promoted(searched: Searched) -> None:
     changes = {"data.val": "sample:shapes:n=48,split=val", "epochs": 3, "rungs": 1, "metric": "eval/linear_top1"}
     final = {"finalists": 1, "seeds": 2, "retrain": 2, "protocol": "knn", "tracking.model": "found"}
+    fresh(searched.folder)
     searched.begin("final", trials=2, concurrent=1, **changes, **final)
     result = searched.ended()
     assert weights_of(searched.folder / "final" / "runs" / "final-001") == weights_alone(searched, "final-001")
