@@ -29,7 +29,7 @@ from mim_ray.tracking.registry import register
 from mim_ray.tracking.run import Dataset, create_run, describe_again, end_run, reopen_run, resolved_uri, tag_run
 from mim_ray.tracking.server import Away
 from mim_ray.training.asked import asking
-from mim_ray.training.job import JOB, START, Job
+from mim_ray.training.job import CHECKPOINTS, JOB, START, Job
 from mim_ray.training.live import Live
 from mim_ray.training.pieces import check_sizes
 from mim_ray.training.place import Notice, Place
@@ -40,7 +40,7 @@ logger = logging.getLogger("mim_ray")
 LEARNT = "mim_ray.dataset_checksum"
 """The tag for the checksum of what a run learns from."""
 
-OURS = (JOB, START, LOCK, PROOF, SAMPLES, FENCE, "checkpoints", "journal", "ray")
+OURS = (JOB, START, LOCK, PROOF, SAMPLES, FENCE, CHECKPOINTS, "journal", "ray")
 """What a run has in its folder."""
 
 PACKAGES = ("torch", "timm", "ffcv", "ray", "mlflow", "numpy")
@@ -201,7 +201,7 @@ def _entering(job: Job, tags: Mapping[str, str], *, new: bool) -> Iterator[Futur
                 if is_ours and job.tracking_uri is not None and job.run_id is not None:
                     by_hand = isinstance(error, KeyboardInterrupt | SystemExit)
                     end_run(job.tracking_uri, job.run_id, "KILLED" if by_hand else "FAILED")
-            if new and isinstance(error, Mistake) and not job.folder.below("checkpoints").names():
+            if new and isinstance(error, Mistake) and not job.folder.below(CHECKPOINTS).names():
                 with suppress(OSError):  # so that the corrected words may have its name
                     _removed(job.folder)
             raise

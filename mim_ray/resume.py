@@ -14,7 +14,7 @@ from mim_ray.storage import Folder
 from mim_ray.tracking.registry import fetch, has_artifact
 from mim_ray.tracking.run import find_run, resolved_uri
 from mim_ray.training.checkpoint import WHOLE, Checkpoints, name_of
-from mim_ray.training.job import JOB, Job, job_of
+from mim_ray.training.job import CHECKPOINTS, JOB, Job, job_of
 from mim_ray.training.reporter import SLOTS
 
 logger = logging.getLogger("mim_ray")
@@ -52,7 +52,7 @@ def resumed(name: str, method: str | None, overrides: Mapping[str, object]) -> J
         kept["data.val"] = absolute(kept["data.val"])
     if "data.train" in kept:
         kept["data.train"] = absolute(kept["data.train"])
-        newest = Checkpoints(job.folder.below("checkpoints"), keep=1).newest()
+        newest = Checkpoints(job.folder.below(CHECKPOINTS), keep=1).newest()
         if newest is None or newest.state["dataset"] is None:
             raise Mistake(
                 f"data.train={overrides['data.train']}: {name} has no checkpoint that knows whether these are its "
@@ -114,7 +114,7 @@ def from_mlflow(uri: str, run_id: str, storage: Folder) -> str | None:
 def _mend(job: Job) -> None:
     """MLflow may have a newer checkpoint than the newest that is whole here, in a folder that was restored from
     somewhere, say; without any the run begins again, and says so."""
-    checkpoints = job.folder.below("checkpoints")
+    checkpoints = job.folder.below(CHECKPOINTS)
     if job.run.checkpoint.to_mlflow:
         newest = Checkpoints(checkpoints, keep=1).newest()
         with suppress(Failure):  # MLflow need not be there

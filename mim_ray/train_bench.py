@@ -24,7 +24,7 @@ from mim_ray.errors import Failure
 from mim_ray.methods import METHODS, resolved
 from mim_ray.tracking.run import create_run, resolved_uri
 from mim_ray.training.checkpoint import Checkpoints
-from mim_ray.training.job import JOB, Job
+from mim_ray.training.job import CHECKPOINTS, JOB, Job
 from mim_ray.turns import FOLDER, STEPPED, STEPS, STOP, TAKEN
 
 CORES = len(os.sched_getaffinity(0))
@@ -70,7 +70,7 @@ class Side:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         self.job.write_text(job.as_json())
         job.folder.write(JOB, job.as_json().encode())
-        self.checkpoints = Checkpoints(job.folder.below("checkpoints"), keep=1)
+        self.checkpoints = Checkpoints(job.folder.below(CHECKPOINTS), keep=1)
 
     @contextmanager
     def started(self) -> Iterator[list[subprocess.Popen[bytes]]]:

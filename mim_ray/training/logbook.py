@@ -16,7 +16,7 @@ from mim_ray.run import Run
 from mim_ray.tracking.spool import Record
 from mim_ray.training.best import Best, bettered, measure_of, remembered, steps_between_looks, waited_enough
 from mim_ray.training.checkpoint import Checkpoints, Snapshot, Torn, Writer, name_of
-from mim_ray.training.job import Job
+from mim_ray.training.job import CHECKPOINTS, Job
 from mim_ray.training.listener import Listener
 from mim_ray.training.meters import Meters, Row, mean_of, recent, used_gigabytes
 from mim_ray.training.pieces import pieces_as_before
@@ -43,7 +43,7 @@ class Logbook:
     def __init__(self, job: Job, run: Run, place: Place, plan: Plan, loader: Loader) -> None:
         self.job, self.run, self.place, self.plan, self.loader = job, run, place, plan, loader
         fence = Fence(job.folder)
-        self.checkpoints = Checkpoints(job.folder.below("checkpoints"), run.checkpoint.keep, fence)
+        self.checkpoints = Checkpoints(job.folder.below(CHECKPOINTS), run.checkpoint.keep, fence)
         self.reporter = Reporter(job, run, place, loader.beton, fence)
         self.writer = Writer(self.checkpoints, self.reporter.checkpoint)
         self.listener = Listener(place)

@@ -54,6 +54,16 @@ def plan(tmp_path: Path) -> Plan:
     return plan_at(tmp_path, retrain=18, protocol="knn", workers_per_trial=2)._replace(fixed=FIXED)
 
 
+def homed(plan: Plan, folder: Path) -> Plan:
+    """With an MLflow of its own."""
+    return with_home(plan._replace(tracking_uri=fresh(folder)), "mim_ray")
+
+
+def let_training_leave(monkeypatch: pytest.MonkeyPatch, found: dict[str, Any]) -> None:
+    train = vars(finale)["train"]
+    monkeypatch.setattr(finale, "train", lambda *of, **words: train(*of, **words) | found)
+
+
 def test_the_best_is_trained_at_length_and_judged_on_the_same_cluster(plan: Plan, called: list[Called]) -> None:
     found = retrained(plan, BEST, "ray://there")
     (_, (method, words), training), (_, (protocol, model, judging), evaluating) = called
@@ -157,15 +167,14 @@ def test_what_cannot_be_judged_is_trained_all_the_same(
 def test_a_winner_whose_driver_was_lost_is_finished_once_it_is(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = with_home(plan._replace(tracking_uri=fresh(tmp_path)), "mim_ray")
+    plan = homed(plan, tmp_path)
     assert plan.tracking_uri is not None
     winner = create_run(
         plan.tracking_uri, "mim_ray", "played-winner", {}, {"mlflow.parentRunId": str(plan.run_id)}
     )
     Home(plan).open(Memory(plan.folder))  # a sitting later
     assert tags_of(plan.tracking_uri, winner)[STATE_TAG] == "interrupted"
-    train = vars(finale)["train"]
-    monkeypatch.setattr(finale, "train", lambda *of, **words: train(*of, **words) | {"run_id": winner})
+    let_training_leave(monkeypatch, {"run_id": winner})
     retrained(plan, BEST, None)
     assert tags_of(plan.tracking_uri, winner)[STATE_TAG] == "finished"
 
@@ -175,17 +184,14 @@ def test_a_winner_whose_driver_was_lost_is_finished_once_it_is(
 def test_a_winner_is_promoted_by_the_judging_that_was_asked_for(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = with_home(plan._replace(tracking_uri=fresh(tmp_path)), "mim_ray")
+    plan = homed(plan, tmp_path)
     asked: list[object] = []
 
     def promoted(*of: object, **words: object) -> dict[str, str]:
         asked.extend([*of[1:], words])
         return {"alias": "champion"}
 
-    train = vars(finale)["train"]
-    monkeypatch.setattr(
-        finale, "train", lambda *of, **words: train(*of, **words) | {"model": "found/1", "run_id": None}
-    )
+    let_training_leave(monkeypatch, {"model": "found/1", "run_id": None})
     monkeypatch.setattr(finale, "promoted", promoted)
     assert retrained(plan, BEST, None)["alias"] == "champion"
     assert asked == ["found/1", KNN, {"protocol": "knn"}]
