@@ -19,7 +19,7 @@ from mim_ray.training.step import Stepper, Tensors
 from mim_ray.training.worker import loader_for, work
 from mim_ray.views import Measured
 
-STEPS = 20
+STEPS = 40
 """Of a turn."""
 
 LOOK_SECONDS = 0.002

@@ -35,6 +35,8 @@ class Journal:
         self._sender = Sender(self._spool, uri, run_id, fence)
         for record in carried:
             self._keep(record["step"], record["time"], record["metrics"])
+        for artifact in self._spool.given_up():
+            self._spool.append(artifact)
         if self._spool.unsent():
             self._sender.wake()
         self._sender.start()
@@ -58,9 +60,9 @@ class Journal:
         """A file as it is now; a later one of the same name takes its place."""
         self._keep_file(path, path.name, artifact_folder)
 
-    def has_file(self, target: str) -> bool:
-        """Whether it was logged before, here."""
-        return target in self._files
+    def highest(self, metric: str) -> int:
+        """The highest step that it was logged for, here; −1 for none."""
+        return self._highest.get(metric, -1)
 
     def pending(self) -> list[Record]:
         """Metrics that the server has not confirmed, for a checkpoint. Pictures and files stay in the folder."""
@@ -69,8 +71,9 @@ class Journal:
     def has_unsent_files(self, below: str) -> bool:
         return any(isinstance(entry, Artifact) and entry.to.startswith(below) for entry in self._spool.unsent())
 
-    def close(self, status: End = "FINISHED", patience_seconds: float = 60.0) -> int:
-        """Sends the rest and ends the run; returns how many records the server does not have."""
+    def close(self, status: End | None = "FINISHED", patience_seconds: float = 60.0) -> int:
+        """Sends the rest and ends the run, if it is to have a status; returns how many records the server does not
+        have."""
         self._spool.settle()
         self._sender.wake()
         self._sender.end(status, patience_seconds)
@@ -78,7 +81,7 @@ class Journal:
         folder = self._spool.folder
         if left:
             log.warning("MLflow lacks %d records of the run: they stay in %s until it goes on", left, folder)
-        elif not self._sender.ended:
+        elif status is not None and not self._sender.ended:
             log.warning("all of the run is in MLflow but its status %s: end it there by hand", status)
         return left
 

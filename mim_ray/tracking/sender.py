@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mim_ray.errors import Failure, Overtaken, without_secrets
 from mim_ray.fence import OPEN, Fence
 from mim_ray.tracking.run import End, restore
-from mim_ray.tracking.server import connected, reason, status_of
+from mim_ray.tracking.server import connected, reason, status_of, time_for_a_file
 from mim_ray.tracking.spool import Artifact, Entry, Record, Spool
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ FIRST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE_AT_THE_END = 0.5, 30.0, 2.0
 PAUSE_AFTER_REFUSAL = 120.0
 NOT_LET_IN = (401, 403)
 TRIES_OF_A_FILE = 5
+SLOWEST = 1 << 20
+"""Bytes a second."""
+
 SAYS_IT_AT_EVERY_TRY = ("urllib3.connectionpool", "mlflow.exceptions", "mlflow.store.db.utils")
 
 log = logging.getLogger("mim_ray.tracking")
@@ -38,9 +41,10 @@ class Sender(Thread):
         self._spool, self._uri, self._run_id, self._fence = spool, uri, run_id, fence
         self._place = without_secrets(uri)
         self._news, self._closing, self._over = Event(), Event(), Event()
-        self._status: End = "FINISHED"
+        self._status: End | None = None
         self._trouble, self._pause = "", FIRST_PAUSE
         self._tries_of_a_file = 0
+        self._bytes_under_way = 0
         self._client: MlflowClient | None = None
         self._known_keys: set[str] | None = None
         self._highest_there: dict[str, int] = {}
@@ -48,15 +52,16 @@ class Sender(Thread):
     def wake(self) -> None:
         self._news.set()
 
-    def end(self, status: End, patience_seconds: float) -> None:
-        """Returns when all is sent and the run has its status, or when nothing more has arrived for so long."""
+    def end(self, status: End | None, patience_seconds: float) -> None:
+        """Returns when all is sent and the run has its status, or when nothing more has arrived for so long; at a
+        run's end a large file has the time that it takes."""
         self._status = status
         self._closing.set()
         self._news.set()
         before = -1
         while self.is_alive() and before != self._spool.sent:
             before = self._spool.sent
-            self.join(patience_seconds)
+            self.join(patience_seconds + (self._bytes_under_way / SLOWEST if status == "FINISHED" else 0))
         self._over.set()
 
     def leave(self) -> None:
@@ -145,7 +150,9 @@ class Sender(Thread):
         copy = self._spool.folder / artifact.copy
         self._tries_of_a_file += 1
         try:
-            client.log_artifact(self._run_id, str(copy), artifact.to or None)
+            self._bytes_under_way = copy.stat().st_size
+            with time_for_a_file():
+                client.log_artifact(self._run_id, str(copy), artifact.to or None)
         except Exception as error:
             refused = hasattr(error, "response") and status_of(error) not in (None, *NOT_LET_IN)
             if copy.exists() and not refused and self._tries_of_a_file < TRIES_OF_A_FILE:
@@ -155,6 +162,8 @@ class Sender(Thread):
             sent = False
         else:
             sent = True
+        finally:
+            self._bytes_under_way = 0
         self._tries_of_a_file = 0
         return sent
 
@@ -178,7 +187,7 @@ class Sender(Thread):
         return self._highest_there[key]
 
     def _end_run(self) -> None:
-        if not self._over.is_set():
+        if self._status is not None and not self._over.is_set():
             self._fence.ask()
             self._in_contact().set_terminated(self._run_id, self._status)
             self.ended = True

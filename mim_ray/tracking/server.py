@@ -12,13 +12,14 @@ from mim_ray.errors import Failure, Mistake, without_secrets
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+TIMEOUT, SECONDS_FOR_A_FILE = "MLFLOW_HTTP_REQUEST_TIMEOUT", "600"
 QUIET_AND_SOON = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    TIMEOUT: "10",
 }
 PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS}
 """What a server says that would do what was asked at another time."""
@@ -37,6 +38,17 @@ def connected(uri: str) -> "MlflowClient":
     except ImportError:
         raise Failure("MLflow is not installed: make setup, or pip install 'mim_ray[mlflow]'") from None
     return MlflowClient(uri)
+
+
+@contextmanager
+def time_for_a_file() -> Iterator[None]:
+    """A server answers to a file only when the store behind it has taken the file."""
+    usual = os.environ[TIMEOUT]
+    os.environ[TIMEOUT] = max(usual, SECONDS_FOR_A_FILE, key=float)
+    try:
+        yield
+    finally:
+        os.environ[TIMEOUT] = usual
 
 
 class Away(Failure):

@@ -131,6 +131,19 @@ class Spool:
                 kept += [entry for entry, _ in self.entries(self.sent)]
             return kept + self._waiting
 
+    def given_up(self) -> list[Artifact]:
+        """Files that were not taken though what came after them was; of those that took each other's place the
+        newest. One that was taken in the moment of a kill may be among them."""
+        newest: dict[str, tuple[Artifact, int]] = {}
+        for entry, end in self.entries():
+            if isinstance(entry, Artifact):
+                newest[entry.target] = entry, end
+        return [
+            artifact
+            for artifact, end in newest.values()
+            if end <= self.sent and (self.folder / artifact.copy).exists()
+        ]
+
     def _write_what_waits(self) -> None:
         """Says when the disk begins to take nothing, and when it does again."""
         try:

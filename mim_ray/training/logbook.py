@@ -9,7 +9,7 @@ from typing import Any
 
 from mim_ray import world
 from mim_ray.data.loader import Loader
-from mim_ray.errors import Failure, Mistake
+from mim_ray.errors import Failure, Mistake, Overtaken
 from mim_ray.evaluate.online import Onlooker, alarms
 from mim_ray.fence import Fence
 from mim_ray.run import Run
@@ -63,9 +63,12 @@ class Logbook:
     def __enter__(self) -> "Logbook":
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        """A run that ends by an exception keeps nothing going in a process that goes on."""
-        if kind is not None:
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
+        """A run that ends by an exception keeps nothing going in a process that goes on; MLflow hears what led to
+        it, unless the run is another's by now or somebody cannot wait."""
+        if isinstance(error, Exception) and not isinstance(error, Overtaken):
+            self.reporter.close(None, SHORT_PATIENCE_SECONDS)
+        elif error is not None:
             self.reporter.leave()
 
     def restore(self, stepper: Stepper) -> int:
@@ -159,12 +162,13 @@ class Logbook:
         self.writer.insist("last")
         if self.place.rank != 0:
             return {}
+        self.reporter.catch_up()
         name, finished = name_of(done), self.is_over(done)
         if finished and done < self.plan.steps:
             words = f"no better {self.run.checkpoint.best} in {self.run.eval.patience} looks"
             logger.warning("the run ends at step %d of %d: %s", done, self.plan.steps, words)
         if finished and done:
-            self.reporter.last(self.checkpoints.folder.below(name))
+            self.reporter.last(self.checkpoints.folder.below(name), done)
         unsent = self.reporter.close(
             "FINISHED" if finished else "KILLED", PATIENCE_SECONDS if finished else SHORT_PATIENCE_SECONDS
         )
@@ -211,6 +215,7 @@ class Logbook:
         self._saved, self._saved_at = done, time.monotonic()
         if self.place.rank != 0:
             return
+        self.writer.wait()
         weights, optimiser = stepper.tensors()
         state = {
             "name": self.run.name,
@@ -251,7 +256,6 @@ class Logbook:
         self.reporter.numbers(done, self.last | self.reporter.system())
         self.reporter.progress(done, self.plan.steps, self.writer.step, self.last)
         self.last |= self._seen
-        self.reporter.best()
         self._start_watch(done)
 
     @cached_property

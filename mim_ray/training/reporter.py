@@ -3,7 +3,6 @@
 import json
 import logging
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
@@ -28,6 +27,7 @@ from mim_ray.tracking.registry import BEST, ENCODER, METHOD
 from mim_ray.tracking.run import End
 from mim_ray.tracking.spool import Record
 from mim_ray.tracking.system import System
+from mim_ray.training.apart import Apart
 from mim_ray.training.checkpoint import WHOLE, Snapshot, at_hand
 from mim_ray.training.job import JOB, Job
 from mim_ray.training.meters import Row
@@ -40,6 +40,8 @@ SLOTS = (f"{CHECKPOINTS}a", f"{CHECKPOINTS}b")
 """Where checkpoints lie in MLflow, in turn: one is whole while the other is being sent."""
 
 BESTS = "best/"
+MODEL_STEP = "model/step"
+"""The metric that says of which step the model is that MLflow has of a run's end."""
 
 
 @contextmanager
@@ -60,8 +62,10 @@ class Reporter:
         self._system: System | None = None
         self.copies = self.bests = 0
         """How many checkpoints and best models were sent, which tells where the next one goes."""
-        self._best: deque[Folder] = deque(maxlen=1)
-        """The checkpoint of the best model, until that is sent: put here by the thread that writes it."""
+        self._best: Folder | None = None
+        """The checkpoint of the best model, until that is sent."""
+        self._late: Folder | None = None
+        """The newest checkpoint, where it was not sent because the one before was still on its way."""
         self._best_name: str | None = None
         """Of the checkpoint whose model was sent last."""
         self._lacking = 0
@@ -128,10 +132,16 @@ class Reporter:
         if self.journal is None:
             return
         if self.run.checkpoint.to_mlflow:
-            self._copy(folder)
+            if self.journal.has_unsent_files(CHECKPOINTS):
+                logger.warning("a checkpoint is not sent to MLflow: the one before has not arrived")
+                self._late = folder
+            else:
+                self._copy(folder)
         best = snapshot.state["best"]
         if best is not None and best.step == snapshot.step:
-            self._best.append(folder)
+            self._best = folder
+        if not self.journal.has_unsent_files(BESTS):
+            self._send_best()
 
     def sent(self) -> dict[str, Any]:
         """For a checkpoint: what has come to MLflow, and where the next goes."""
@@ -141,56 +151,53 @@ class Reporter:
         """After a checkpoint, of which a copy was perhaps on its way; the best may not have come to MLflow."""
         self.copies, self.bests, self._best_name = sent["copies"] + 1, sent["bests"], sent["best"]
         if best is not None and best.url.rpartition("/")[2] != self._best_name:
-            self._best.append(best)
+            self._best = best
 
     def best_there(self) -> str | None:
         """The name of the best checkpoint whose model MLflow has; None: it is not known."""
         on_its_way = self.journal is None or self.journal.has_unsent_files(BESTS)
         return None if on_its_way else self._best_name
 
-    def best(self) -> None:
-        """The best model so far to MLflow, unless the one before is still on its way. Not beside the training: to
-        build an encoder is to draw random numbers, and these are the steps'."""
-        if self._best and self.journal is not None and not self.journal.has_unsent_files(BESTS):
-            self._send_best()
-
     def _send_best(self) -> None:
-        """A better one may just take its place, or the disk be full: then the next report tries again."""
+        """The best model so far to MLflow; where the disk is full, say, the next checkpoint tries again."""
+        if self._best is None:
+            return
         with _or_without("the best model so far is not sent to MLflow"):
-            folder = self._best[0]
-            self._model(folder, f"{BEST[self.bests % 2]}/")
-            self.bests, self._best_name = self.bests + 1, folder.url.rpartition("/")[2]
-            if folder is self._best[0]:  # or a better one was written meanwhile
-                self._best.clear()
+            self._model(self._best, f"{BEST[self.bests % 2]}/")
+            self.bests, self._best_name = self.bests + 1, self._best.url.rpartition("/")[2]
+            self._best = None
 
     def _copy(self, checkpoint: Folder) -> None:
-        """For MLflow, unless the one before is still on its way there."""
         assert self.journal is not None
-        if self.journal.has_unsent_files(CHECKPOINTS):
-            logger.warning("a checkpoint is not sent to MLflow: the one before has not arrived")
-            return
         slot = SLOTS[self.copies % 2]
         self.copies += 1
         with at_hand(checkpoint) as files:
             for path in sorted(files.iterdir(), key=lambda path: path.name == WHOLE):
                 self.journal.file(path, slot)
+        self._late = None
 
-    def last(self, checkpoint: Folder) -> None:
-        """The model that the run ends with."""
-        if self.journal is None or self.journal.has_file(f"{METHOD}/weights.safetensors"):
+    def catch_up(self) -> None:
+        """The newest checkpoint to MLflow before the run ends: nothing comes after it."""
+        if self._late is not None:
+            with _or_without("the last checkpoint is not sent to MLflow"):
+                self._copy(self._late)
+
+    def last(self, checkpoint: Folder, step: int) -> None:
+        """The model that the run ends with, once; it may have ended before, at an earlier step."""
+        if self.journal is None or self.journal.highest(MODEL_STEP) >= step:
             return
-        if self._best:
-            self._send_best()
+        self._send_best()
         self._lacking = 1
         with _or_without("the model that the run ends with is not sent to MLflow"):
             self._model(checkpoint, "")
+            self.journal.log(step, {MODEL_STEP: step})
             self._lacking = 0
 
     def _model(self, checkpoint: Folder, below: str) -> None:
         """The encoder with its card, and the whole method as it was checkpointed."""
         assert self.journal is not None
         job = self.job
-        with at_hand(checkpoint) as files, tempfile.TemporaryDirectory() as aside:
+        with at_hand(checkpoint) as files, tempfile.TemporaryDirectory() as aside, Apart():
             state = json.loads((files / "state.json").read_text())
             weights = load_file(files / "weights.safetensors")
             card = model_card.ModelCard(
@@ -220,8 +227,8 @@ class Reporter:
     def pending(self) -> list[Record]:
         return self.journal.pending() if self.journal else []
 
-    def close(self, status: End, patience_seconds: float) -> int:
-        """How many records MLflow could not be given."""
+    def close(self, status: End | None, patience_seconds: float) -> int:
+        """How many records MLflow could not be given. Without a status, whoever waits for the run says it."""
         unsent = self._lacking + self.journal.close(status, patience_seconds) if self.journal else 0
         self.fence.look()
         return unsent

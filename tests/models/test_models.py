@@ -1,11 +1,9 @@
-"""A trained encoder, from the end of a run back into a notebook; and a run whose folder is lost."""
+"""A trained encoder, from the end of a run back into a notebook."""
 
 import json
-import logging
 import shlex
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,33 +17,11 @@ from mim_ray.methods import resolved
 from mim_ray.model_card import ModelCard
 from mim_ray.models import CARD, WEIGHTS, checksum_of, load, save_encoder
 from mim_ray.subject import subject
-from mim_ray.tracking.spool import Spool
-from mim_ray.training import logbook
-from mim_ray.training.best import Best
-from mim_ray.training.reporter import Reporter
 from mim_ray.views import View
-from tests.databases import fresh
+from tests.models.runs import trained
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
-WORDS: dict[str, object] = {
-    "encoder": "micro", "method.measure.head": "linear", "data.train": "sample:shapes:n=48", "batch": 24,
-    "epochs": 5, "tracking.every_steps": 2, "checkpoint.every_steps": 2, "eval.every_epochs": 1, "workers": 0,
-    "method.encoder.hidden": "replace", "precision": "fp32",
-}  # fmt: skip
 PICTURES = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("MIM_RAY_CACHE", str(tmp_path / "cache"))
-    fresh(tmp_path)
-    return tmp_path
-
-
-def trained(name: str, **changes: object) -> dict[str, Any]:
-    return mim_ray.train("mae", {**WORDS, "name": name, **{k.replace("__", "."): v for k, v in changes.items()}})
 
 
 @pytest.mark.parametrize(
@@ -111,46 +87,6 @@ def test_a_run_leaves_its_encoder_in_the_registry_and_its_best_checkpoint(here: 
     assert again["model"] == "mim-encoder/1"
 
 
-def interrupted(_: Reporter) -> None:
-    raise KeyboardInterrupt
-
-
-@pytest.mark.usefixtures("here")
-def test_the_best_of_a_run_that_was_cut_is_sent_when_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        logbook, "bettered", lambda best, _run, _found, done, by: Best(1.0, 4, by) if done == 4 else best
-    )
-    with monkeypatch.context() as cut:
-        cut.setattr(Reporter, "_send_best", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            trained("first")
-    with pytest.raises(Mistake, match="no encoder yet"):
-        load("first/best")
-    assert mim_ray.train(resume="first")["best"].endswith("step-000000004")
-    assert load("first/best").card.steps == 4
-
-
-@pytest.mark.usefixtures("here")
-def test_a_model_that_could_not_be_kept_is_not_registered(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    keep = Spool.add_file
-
-    def refuse_models(self: Spool, path: Path, name: str, to: str) -> None:
-        if to.startswith(("encoder", "model", "best")):
-            raise Failure(f"{path} cannot be copied: the disk is full")
-        keep(self, path, name, to)
-
-    with monkeypatch.context() as full:
-        full.setattr(Spool, "add_file", refuse_models)
-        found = trained("first", tracking__model="mim-encoder")
-    assert found["unsent"] == 1
-    assert "model" not in found
-    assert "the model that the run ends with is not sent to MLflow" in caplog.text
-    assert mim_ray.train(resume="first")["model"] == "mim-encoder/1"
-    assert load("mim-encoder/1").card.steps == 10
-
-
 def test_of_two_best_encoders_the_newest_that_is_whole_is_taken(here: Path) -> None:
     """One may just be being written when the other is asked for."""
     found = trained("first")
@@ -167,77 +103,6 @@ def test_of_two_best_encoders_the_newest_that_is_whole_is_taken(here: Path) -> N
     shutil.rmtree(artifacts / "encoder")
     with pytest.raises(Mistake, match="logged when the run ends: first/best is its best so far"):
         load("first")
-
-
-def test_a_run_goes_on_from_mlflow_where_its_folder_is_lost(here: Path) -> None:
-    whole = trained("whole", eval__every_epochs=None)
-    cut = trained("lost", eval__every_epochs=None, checkpoint__to_mlflow=True)
-    assert cut["weights_sha256"] == whole["weights_sha256"]
-    shutil.rmtree(here / "runs" / "lost")
-    for slot in ("a", "b"):  # as if it had been lost before its end
-        state = next(here.glob(f"mlruns/*/{cut['run_id']}/artifacts/checkpoints/{slot}/state.json"))
-        if json.loads(state.read_text())["step"] == 10:
-            shutil.rmtree(state.parent)
-    again = mim_ray.train(resume="lost")
-    assert again["images_per_second"] > 0
-    assert again["weights_sha256"] == whole["weights_sha256"]
-    assert again["run_id"] == cut["run_id"]
-    client = MlflowClient(f"sqlite:///{here}/mlflow.db")
-    history = client.get_metric_history(cut["run_id"], "train/loss")
-    assert [point.step for point in history] == [2, 4, 6, 8, 10]
-
-
-def test_a_run_whose_checkpoints_are_lost_goes_on_from_those_of_mlflow(
-    here: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    cut = trained("lost", eval__every_epochs=None, checkpoint__to_mlflow=True)
-    shutil.rmtree(here / "runs" / "lost" / "checkpoints")
-    again = mim_ray.train(resume="lost")
-    assert again["weights_sha256"] == cut["weights_sha256"]
-    assert "has no checkpoint" not in caplog.text
-    alone = trained("alone", eval__every_epochs=None, tracking__every_steps=2)
-    shutil.rmtree(here / "runs" / "alone" / "checkpoints")
-    assert mim_ray.train(resume="alone")["weights_sha256"] == alone["weights_sha256"]
-    assert "has no checkpoint: the run begins at step 0" in caplog.text
-
-
-def test_a_folder_that_is_older_than_what_mlflow_has_goes_on_from_there(
-    here: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """As one that was restored from a backup."""
-    caplog.set_level(logging.INFO, "mim_ray")
-    cut = trained("old", eval__every_epochs=None, checkpoint__to_mlflow=True, checkpoint__keep=9)
-    for step in (8, 10):
-        shutil.rmtree(here / "runs" / "old" / "checkpoints" / f"step-{step:09}")
-    again = mim_ray.train(resume="old")
-    assert again["weights_sha256"] == cut["weights_sha256"]
-    assert "step-000000010 has come from MLflow" in caplog.text
-    caplog.clear()
-    assert mim_ray.train(resume="old")["weights_sha256"] == cut["weights_sha256"]
-    assert "has come from MLflow" not in caplog.text
-
-
-def test_a_run_that_has_another_name_in_mlflow_is_found_by_it(here: Path) -> None:
-    cut = trained("begun", eval__every_epochs=None, checkpoint__to_mlflow=True)
-    MlflowClient(f"sqlite:///{here}/mlflow.db").update_run(cut["run_id"], name="renamed")
-    for gone in (False, True):
-        if gone:
-            shutil.rmtree(here / "runs" / "begun")
-        again = mim_ray.train(resume="renamed")
-        assert (again["name"], again["weights_sha256"]) == ("begun", cut["weights_sha256"])
-
-
-def test_a_run_that_was_moved_goes_on_where_it_lies(here: Path) -> None:
-    whole = trained("whole", eval__every_epochs=None)
-    trained("moved", eval__every_epochs=None)
-    (here / "elsewhere").mkdir()
-    shutil.move(here / "runs" / "moved", here / "elsewhere" / "moved")
-    newest = here / "elsewhere" / "moved" / "checkpoints" / "step-000000010"
-    shutil.rmtree(newest)
-    again = mim_ray.train(resume="moved", storage="elsewhere")
-    assert again["weights_sha256"] == whole["weights_sha256"]
-    assert Path(again["checkpoint"]) == newest
-    assert not (here / "runs" / "moved").exists()
 
 
 def test_a_replay_does_the_same_again(here: Path) -> None:
