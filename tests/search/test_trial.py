@@ -105,12 +105,21 @@ def test_only_what_it_has_learnt_is_a_score(plan: Plan, slot: type[MadeUpSlot]) 
     assert learnt["found"]["cost/parameters"] > 0
 
 
-@pytest.mark.parametrize(("kind", "over"), [("Failure", "lost"), ("Diverged", "failed"), ("Mistake", "lost")])
+@pytest.mark.parametrize(
+    ("kind", "step", "over", "has_begun"),
+    [
+        ("Failure", None, "lost", False),
+        ("Failure", 0.0, "lost", True),
+        ("Mistake", None, "lost", True),
+        ("Diverged", 4.0, "failed", True),
+    ],
+)
 def test_what_diverges_has_failed_and_all_else_may_have_more_luck(
-    plan: Plan, slot: type[MadeUpSlot], kind: str, over: str
+    plan: Plan, slot: type[MadeUpSlot], kind: str, step: float | None, over: str, has_begun: bool
 ) -> None:
-    (row,) = rows(begun(plan), slot, news(refusal=(kind, "no room")))
+    (row,) = rows(begun(plan), slot, news(step=step, refusal=(kind, "no room")))
     assert (row["over"], row["reason"], row["done"]) == (over, "no room", True)
+    assert row["begun"] == has_begun
 
 
 def test_workers_that_are_no_more_are_told_in_words(
