@@ -82,6 +82,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             self._job = patiently(lambda: self._taken(record))
             run = self._job.run
             self._costs = costs_of(run)
+            if self._slot is not None and self._slot.has_left:
+                self._close()
             if self._slot is None:
                 self._slot = Slot(run, folder)
             self._slot.begin(self._job, max((int(look["step"]) for look in record.looks), default=-1))

@@ -28,7 +28,7 @@ class MadeUpSlot:
 
     def __init__(self, *_: object) -> None:
         self.jobs: list[Job] = []
-        self.closed = False
+        self.closed = self.has_left = False
         self.made.append(self)
 
     def begin(self, job: Job, seen: int = -1) -> None:
@@ -132,6 +132,20 @@ def test_workers_that_are_no_more_are_told_in_words(
     monkeypatch.setattr(room, "ANSWER_SECONDS", 9.0)
     row = begun(plan).step()
     assert (row["over"], row["reason"], row["done"]) == ("lost", "Ray Train gave up: no node", True)
+
+
+@pytest.mark.parametrize("refusal", [None, "Ray Train gave up: no node"])
+def test_the_next_trial_has_other_workers_where_those_before_have_left(
+    plan: Plan, slot: type[MadeUpSlot], refusal: str | None
+) -> None:
+    trial = begun(plan)
+    first = slot.made[0]
+    trial._refusal, first.has_left = refusal, True
+    assert trial.reset_config({TRIAL: 1})
+    assert first.closed
+    assert [job.run.name for job in slot.made[1].jobs] == ["played-001"]
+    assert trial.reset_config({TRIAL: 2})
+    assert len(slot.made) == 2
 
 
 def test_a_slot_that_does_not_answer_costs_the_next_trial_nothing(plan: Plan, slot: type[MadeUpSlot]) -> None:
