@@ -142,7 +142,7 @@ def _searched(plan: Plan, address: str | None) -> dict[str, Any]:
                 raise SystemExit(128 + int(asked.by or 0))
             result = answer_of(plan, memory) | {"busy_share": share and round(share, 3)}
             if is_done:
-                result = _with_winner(plan, result, address)
+                result = _with_winner(plan, home, result, address)
             if result["finished"]:
                 _tidied(plan, memory)
             status = "FINISHED" if result["finished"] else "KILLED"
@@ -157,11 +157,12 @@ def _searched(plan: Plan, address: str | None) -> dict[str, Any]:
         home.close(files, best_values(memory, own) | busy, status, memory)
 
 
-def _with_winner(plan: Plan, result: dict[str, Any], address: str | None) -> dict[str, Any]:
+def _with_winner(plan: Plan, home: Home, result: dict[str, Any], address: str | None) -> dict[str, Any]:
     """The answer, written down once it is whole; what was found stays where the winner cannot be trained."""
     if plan.search.retrain is not None:
         try:
             result |= {"retrained": retrained(plan, result["best"]["overrides"], address)}
+            home.crown(result["retrained"])
             if result["retrained"]["judged"] is None:  # another sitting may have more luck
                 return result
         except (Mistake, Failure) as trouble:

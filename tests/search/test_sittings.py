@@ -345,6 +345,43 @@ def test_a_winner_that_cannot_be_trained_takes_the_answer_not_along(
     assert world.sittings == 1
 
 
+@pytest.mark.parametrize(
+    ("winner", "said"),
+    [
+        (
+            {"model": "found/2", "alias": "champion", "previous": "1"},
+            "winner: found/2, trained for 8 steps, judged: eval/top1 0.7500\n"
+            "promoted: it is champion now, before it version 1",
+        ),
+        (
+            {"model": "found/1", "alias": "champion", "previous": None},
+            "winner: found/1, trained for 8 steps, judged: eval/top1 0.7500\npromoted: it is champion now",
+        ),
+        (
+            {"model": "found/2", "refusal": "it is not better"},
+            "winner: found/2, trained for 8 steps, judged: eval/top1 0.7500\nnot promoted: it is not better",
+        ),
+        (
+            {"model": None},
+            "winner: c, trained for 8 steps, judged: eval/top1 0.7500\n"
+            "not promoted: it is not registered, for want of tracking.model=",
+        ),
+        ({"model": "found/2", "judged": None}, "winner: found/2, trained for 8 steps, not judged yet"),
+    ],
+)
+@pytest.mark.usefixtures("world")
+def test_what_became_of_the_winner_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    winner: dict[str, Any], said: str,
+) -> None:  # fmt: skip
+    found = {"steps": 8, "checkpoint": "c", "judged": {"eval/top1": 0.75}, **winner}
+    monkeypatch.setattr(room, "retrained", lambda *_: found)
+    result = searched(plan_at(tmp_path, trials=2, retrain=18))
+    monkeypatch.setattr(room, "resumed", lambda *_, **__: result)
+    assert cli.run(["search", "--resume", "played"]) == 0
+    assert capsys.readouterr().out.endswith(f"{said}\n")
+
+
 def test_what_is_stopped_by_hand_can_be_gone_on_with(
     tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
