@@ -1,7 +1,8 @@
 """The command that searches."""
 
 import sys
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -70,6 +71,25 @@ def _print(result: dict[str, object]) -> None:
     if isinstance(front := result.get("front"), list):
         print(f"than these trials none is better in every metric: {', '.join(map(str, front))}")
     print(f"best: trial {best['trial']}, {best['value']:.4f}{spread}\n{best['command']}")
+    if isinstance(winner := result.get("retrained"), dict):
+        print(_of_the_winner(winner))
+
+
+def _of_the_winner(winner: Mapping[str, Any]) -> str:
+    trained = f"winner: {winner['model'] or winner['checkpoint']}, trained for {winner['steps']} steps"
+    if winner["judged"] is None:
+        return f"{trained}, not judged yet"
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in winner["judged"].items())
+    return f"{trained}, judged: {scores}\n{_of_its_promotion(winner)}"
+
+
+def _of_its_promotion(winner: Mapping[str, Any]) -> str:
+    if winner["model"] is None:
+        return "not promoted: it is not registered, for want of tracking.model="
+    if "alias" not in winner:
+        return f"not promoted: {winner.get('refusal')}"
+    before = "" if winner["previous"] is None else f", before it version {winner['previous']}"
+    return f"promoted: it is {winner['alias']} now{before}"
 
 
 def _cell(value: object) -> str:

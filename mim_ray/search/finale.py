@@ -48,6 +48,7 @@ def retrained(plan: Plan, words: Mapping[str, str], address: str | None) -> dict
             found |= promoted(plan.uri, found["model"], metric, protocol=own.protocol)
         except (Mistake, Failure) as refusal:
             logger.warning("%s is not promoted: %s", found["model"], refusal)
+            found["refusal"] = str(refusal)
     return found
 
 

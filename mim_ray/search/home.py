@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from mim_ray.config import flatten
 from mim_ray.errors import Failure
@@ -28,6 +29,7 @@ from mim_ray.tracking.run import (
 
 logger = logging.getLogger("mim_ray")
 ID_TAG = "mim_ray.search_id"
+MODEL_TAG, PROMOTED_TAG = "mim_ray.winner.model", "mim_ray.winner.promoted"
 INTERRUPTED = "interrupted"
 """Of a trial that goes on in another sitting."""
 
@@ -94,6 +96,18 @@ class Home:
         with suppress(Failure):
             found = {name: value for name, value in values.items() if value is not None}
             add_metrics(self._uri, self._plan.run_id, found, ended)
+
+    def crown(self, winner: Mapping[str, Any]) -> None:
+        """What became of the best that was retrained."""
+        if self._uri is None or self._plan.run_id is None:
+            return
+        tags = {MODEL_TAG: winner.get("model"), PROMOTED_TAG: winner.get("alias") or winner.get("refusal")}
+        judged = {f"winner/{name}": value for name, value in (winner.get("judged") or {}).items()}
+        try:
+            add_results(self._uri, self._plan.run_id, {"winner/steps": winner["steps"], **judged}, [])
+            tag_run(self._uri, self._plan.run_id, {tag: text for tag, text in tags.items() if text is not None})
+        except Failure as failure:
+            logger.warning("the winner is told in the search's folder only: %s", failure)
 
     def close(self, files: list[Path], metrics: Mapping[str, float], status: End, memory: Memory) -> None:
         if self._uri is None or self._plan.run_id is None:

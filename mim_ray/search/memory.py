@@ -32,7 +32,7 @@ class Record:
     looks: list[Look] = field(default_factory=list)
     reason: str = ""
     losses: int = 0
-    """In how many sittings it was lost."""
+    """How often it was lost since something was last learnt of it."""
     run_id: str | None = None
     seconds: float = 0.0
     """That workers trained it."""

@@ -80,9 +80,9 @@ def _parallel(records: list[Record], search: Search, space: Space, path: Path) -
     if len(furthest) < 2:
         furthest = records
     metric = search.metric[0]
+    names = [name for name in space.domains if any(space.exists(name, record.draw) for record in furthest)]
     lines = [
-        {_short(name): _shown(record, name, space) for name in space.domains if space.exists(name, record.draw)}
-        | {metric: record.last(metric)}
+        {_short(name): _shown(record, name, space) for name in names} | {metric: record.last(metric)}
         for record in furthest
     ]
     charts.parallel_coordinates(lines, metric, path)
@@ -116,7 +116,8 @@ def _responses(records: list[Record], every: list[Record], search: Search, space
             if record.state == "finished":
                 mean, deviation = spread(record, every, metric)
                 points.append(charts.Response(_shown(record, name, space), mean, deviation, is_whole=True))
-        panels[_short(name)] = points
+        if points:
+            panels[_short(name)] = points
     charts.responses(panels, metric, path)
     return True
 
@@ -144,8 +145,9 @@ def _front(records: list[Record], search: Search, path: Path) -> bool:
 
 
 def _shown(record: Record, name: str, space: Space) -> object:
+    """None where it has no such setting."""
     if not space.exists(name, record.draw):
-        return "–"
+        return None
     return as_text(record.draw[name]) if not isinstance(record.draw[name], int | float) else record.draw[name]
 
 

@@ -15,30 +15,23 @@ from mim_ray.ray_train import connected
 from mim_ray.resume import absolute, refuse_secrets
 from mim_ray.run import Run
 from mim_ray.search import report
-from mim_ray.search.advice import Adviser
-from mim_ray.search.answer import answer_of, best_values, known_answer, last_reason, lost, written_down
+from mim_ray.search.answer import answer_of, best_values, known_answer, written_down
 from mim_ray.search.asking import REHEARSAL, asked_of, check_end, check_labels, described, facts, looked_at, sized
 from mim_ray.search.busy import busy_share
 from mim_ray.search.finale import retrained
 from mim_ray.search.home import Home, with_home
-from mim_ray.search.live import Live
 from mim_ray.search.memory import Memory, Record
 from mim_ray.search.plan import PLAN, Plan, Search, imposed, read_plan, refuse_idle_words, refuse_words_of_a_search
 from mim_ray.search.points import check
 from mim_ray.search.prospect import concurrency, still_fitting
-from mim_ray.search.results import ranked
+from mim_ray.search.sitting import Sitting
 from mim_ray.search.space import load, run_of
-from mim_ray.search.study import Study, scheduler_for
-from mim_ray.search.tuning import tuned
 from mim_ray.storage import LOCK, Folder
 from mim_ray.tracking.run import End, find_run, resolved_uri
-from mim_ray.training.asked import Asked, asking
+from mim_ray.training.asked import asking
 from mim_ray.training.job import CHECKPOINTS
 
 logger = logging.getLogger("mim_ray")
-SITTINGS = 2
-"""In so many a trial may be lost."""
-
 LOCAL = ("data.train", "data.val", "start")
 """Paths that trials read, who stand in another folder."""
 
@@ -134,14 +127,13 @@ def _searched(plan: Plan, address: str | None) -> dict[str, Any]:
     """All trials, then the finalists' seeds, then the winner at length; each part is skipped that is done."""
     own, memory, home = plan.search, Memory(plan.folder), Home(plan)
     home.open(memory)
-    _reopen_the_lost(memory)
     status: End = "FAILED"
     files: list[Path] = []
     busy = {}
     began, before = time.monotonic(), sum(record.seconds for record in memory)
     try:
         with asking() as asked:
-            is_done = _tried(plan, memory, home, asked)
+            is_done = Sitting(plan, memory, home, asked).is_done()
             trained = sum(record.seconds for record in memory) - before
             share = busy_share(plan.folder, trained, plan.concurrent * (time.monotonic() - began))
             busy = {} if share is None else {"search/busy_share": share}
@@ -150,7 +142,7 @@ def _searched(plan: Plan, address: str | None) -> dict[str, Any]:
                 raise SystemExit(128 + int(asked.by or 0))
             result = answer_of(plan, memory) | {"busy_share": share and round(share, 3)}
             if is_done:
-                result = _with_winner(plan, result, address)
+                result = _with_winner(plan, home, result, address)
             if result["finished"]:
                 _tidied(plan, memory)
             status = "FINISHED" if result["finished"] else "KILLED"
@@ -165,24 +157,12 @@ def _searched(plan: Plan, address: str | None) -> dict[str, Any]:
         home.close(files, best_values(memory, own) | busy, status, memory)
 
 
-def _tried(plan: Plan, memory: Memory, home: Home, asked: Asked) -> bool:
-    """Whether all trials, and then the finalists' further seeds, have come to an end."""
-    own, space = plan.search, plan.questions()
-    deadline = None if own.seconds is None else time.monotonic() + own.seconds
-    adviser = Adviser(own, space, int(plan.fixed.get("seed", 0)))
-    _run(plan, trials := Study(plan, space, memory, adviser), memory, home, asked, deadline, judging=True)
-    if not trials.is_done or lost(memory):
-        return False
-    _name_finalists(own, memory)
-    _run(plan, finals := Study(plan, space, memory, None), memory, home, asked, deadline, judging=False)
-    return finals.is_done and not lost(memory)
-
-
-def _with_winner(plan: Plan, result: dict[str, Any], address: str | None) -> dict[str, Any]:
+def _with_winner(plan: Plan, home: Home, result: dict[str, Any], address: str | None) -> dict[str, Any]:
     """The answer, written down once it is whole; what was found stays where the winner cannot be trained."""
     if plan.search.retrain is not None:
         try:
             result |= {"retrained": retrained(plan, result["best"]["overrides"], address)}
+            home.crown(result["retrained"])
             if result["retrained"]["judged"] is None:  # another sitting may have more luck
                 return result
         except (Mistake, Failure) as trouble:
@@ -199,62 +179,10 @@ def _tidied(plan: Plan, memory: Memory) -> None:
             run.remove(CHECKPOINTS)
 
 
-def _run(
-    plan: Plan, study: Study, memory: Memory, home: Home, asked: Asked, deadline: float | None, *, judging: bool
-) -> None:
-    """Until all that was to be tried has ended, or someone asked for an end, or the time is up."""
-    if study.is_done:
-        return
-    own = plan.search
-    most = own.trials if judging else len(memory.records)
-    with Live(own, plan.name, memory, most) as live:
-
-        def look() -> None:
-            news, study.news = study.news, []
-            live.tell(news, study.progress)
-            home.tell(memory)
-
-        tuned(
-            plan,
-            study,
-            scheduler_for(own, study, memory, judging=judging),
-            asked=asked,
-            deadline=deadline,
-            look=look,
-            say=lambda number, words: logger.warning("trial %d: %s", number, words),
-        )
-    if study.is_fruitless:
-        raise Failure(
-            f"trial after trial comes to nothing; the last one: {last_reason(memory)}: "
-            f"go on with mim-ray search --resume {plan.name}"
-        )
-
-
 def _ended(plan: Plan) -> None:
     """Its run in MLflow, too, which its last process may not have reached any more."""
     if plan.run_id is not None:
         Home(plan).close([], {}, "FINISHED", Memory(plan.folder))
-
-
-def _reopen_the_lost(memory: Memory) -> None:
-    """Another sitting may have more luck; but what is lost again and again is lost by its own fault."""
-    for record in memory:
-        if record.state == "lost":
-            record.state = "failed" if record.losses >= SITTINGS else "waiting"
-            memory.keep(record)
-
-
-def _name_finalists(own: Search, memory: Memory) -> None:
-    """The best, with further seeds; where too few came to the end the best of the others go on to it."""
-    rivals = ranked((record for record in memory if record.of is None), own)
-    there = {(record.of, record.seed) for record in memory}
-    for record in rivals[: own.finalists]:
-        if record.state == "stopped":
-            record.state = "waiting"
-            memory.keep(record)
-        for seed in range(1, own.seeds):
-            if (record.number, seed) not in there:
-                memory.add(record.draw, record.words, seed=seed, of=record.number)
 
 
 def _aside(plan: Plan) -> Path:

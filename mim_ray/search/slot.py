@@ -59,9 +59,14 @@ class Slot:
         self._number = ray.get(self._desk.give.remote([self._board]))
         self._step, self._watch = seen, Watch(self._run, self._needed)
 
+    @property
+    def has_left(self) -> bool:
+        """Whether there is nobody to train anything: Ray Train has given up, or was lost."""
+        return not self._fit.thread.is_alive()
+
     def news(self) -> News:
         """Of the run that was begun last; each look is told once."""
-        if not self._fit.thread.is_alive():
+        if self.has_left:
             self._fit.check()
             raise Failure("the workers of a trial have left")
         result = ray.get(self._desk.result.remote(self._number))
@@ -79,7 +84,7 @@ class Slot:
         """The run, after a checkpoint; what it ended with, or None if it does not answer."""
         ray.get(self._board.ask_to_stop.remote())
         deadline = time.monotonic() + LAST_WORD_SECONDS
-        while time.monotonic() < deadline and self._fit.thread.is_alive():
+        while time.monotonic() < deadline and not self.has_left:
             news = self.news()
             if news.result is not None or news.refusal is not None:
                 return news.result or {}

@@ -10,6 +10,7 @@ from ray.tune.search import Searcher
 
 from mim_ray.scores import worth
 from mim_ray.search.advice import Adviser
+from mim_ray.search.losses import Losses
 from mim_ray.search.memory import Look, Memory, Record
 from mim_ray.search.plan import Plan, Search
 from mim_ray.search.space import Space
@@ -19,9 +20,6 @@ TRIAL = "number"
 
 SCORE = "score"
 """The first metric, higher being better."""
-
-FRUITLESS = 3
-"""How many trials of a sitting may be lost one after another."""
 
 FAR = 1e30
 PROGRESS = ("step", "steps", "left")
@@ -34,11 +32,11 @@ STOP_SECONDS = 180
 class Study(Searcher):  # type: ignore[misc]
     """Hands out the trials that are open, and then new ones; writes down whatever becomes of them."""
 
-    def __init__(self, plan: Plan, space: Space, memory: Memory, adviser: Adviser | None) -> None:
-        """`adviser`: None where only those that are open are to be trained."""
+    def __init__(self, plan: Plan, space: Space, memory: Memory, adviser: Adviser | None, losses: Losses) -> None:
+        """`adviser`: None where only those that are open are to be trained; `losses`: of the whole sitting."""
         super().__init__(metric=SCORE, mode="max")
         self._plan, self._space, self._memory, self._adviser = plan, space, memory, adviser
-        self._lost_in_a_row = 0
+        self._losses = losses
         self._open = self._left()
         self._of: dict[str, Record] = {}
         self._before: dict[int, float] = {}
@@ -59,7 +57,7 @@ class Study(Searcher):  # type: ignore[misc]
     @property
     def is_fruitless(self) -> bool:
         """Whether there is no use in going on now."""
-        return self._lost_in_a_row >= FRUITLESS
+        return self._losses.is_fruitless
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **_: Any) -> bool:
         return True
@@ -102,7 +100,9 @@ class Study(Searcher):  # type: ignore[misc]
         record.seconds = max(record.seconds, self._before[record.number] + result.get("seconds", 0.0))
         look = look_in(result)
         if look is not None and record.see(look):
-            self._lost_in_a_row *= not record.has_learnt
+            if record.has_learnt:
+                record.losses = 0
+                self._losses.learnt()
             self._memory.keep(record)
             self.news.append(record)
             if self._adviser is not None and record.of is None:
@@ -117,8 +117,10 @@ class Study(Searcher):  # type: ignore[misc]
             return  # it goes on another time
         record.state = "lost" if error else over or "stopped"
         record.reason = (result or {}).get("reason") or ("its process was lost" if error else "")
-        record.losses += record.state == "lost"
-        self._lost_in_a_row = self._lost_in_a_row + 1 if record.state == "lost" else 0
+        if record.state == "lost":
+            self._losses.add(record, has_begun=bool((result or {}).get("begun")))
+        else:
+            self._losses.learnt()
         self._memory.keep(record)
         self.news.append(record)
         self.progress.pop(record.number, None)

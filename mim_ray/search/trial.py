@@ -73,7 +73,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         self._numbers: dict[str, float] = {}
         self._since, self._from = 0.0, 0.0
         self._result: dict[str, Any] | None = None
-        self._is_told = False
+        self._is_told = self._has_begun = False
         self._refusal: str | None = None
         self._over: State = "lost"
         self._job: Job | None = None
@@ -82,6 +82,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]
             self._job = patiently(lambda: self._taken(record))
             run = self._job.run
             self._costs = costs_of(run)
+            if self._slot is not None and self._slot.has_left:
+                self._close()
             if self._slot is None:
                 self._slot = Slot(run, folder)
             self._slot.begin(self._job, max((int(look["step"]) for look in record.looks), default=-1))
@@ -111,11 +113,13 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         if news.numbers and not self._numbers:
             self._since, self._from = time.monotonic(), news.numbers["step"]
         self._numbers = news.numbers or self._numbers
+        self._has_begun = bool(self._numbers)
         self._result = news.result
         self._looks += news.looks
         if news.refusal is not None:
             kind, self._refusal = news.refusal
             self._result, self._over = {}, "failed" if kind == Diverged.__name__ else "lost"
+            self._has_begun = self._has_begun or kind == Mistake.__name__  # of the trial, and not of the world
             if kind != Overtaken.__name__:  # or it is another's to tell of
                 self._tag(self._over, "FAILED")
 
@@ -147,7 +151,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         row["seconds"] = time.monotonic() - self._since if self._numbers else 0.0
         if self._numbers and (made := row["step"] - self._from) > 0:
             row["left"] = row["seconds"] / made * (row["steps"] - row["step"])
-        return {**row, "look": -1, "said": said, "run_id": self._job and self._job.run_id}
+        run_id = self._job and self._job.run_id
+        return {**row, "look": -1, "said": said, "run_id": run_id, "begun": self._has_begun}
 
     def _left(self) -> bool:
         """Whether the slot is free: a run that goes on is stopped after a checkpoint."""

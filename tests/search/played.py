@@ -11,6 +11,7 @@ from ray.tune.search import Searcher
 
 from mim_ray.config import resolve
 from mim_ray.search.advice import Adviser
+from mim_ray.search.losses import Losses
 from mim_ray.search.memory import Look, Memory, Record
 from mim_ray.search.plan import Plan, Search
 from mim_ray.search.space import Space
@@ -64,7 +65,7 @@ class Played:
         self.search, self.space = plan.search, plan.questions()
         self.memory = Memory(plan.folder)
         adviser = Adviser(self.search, self.space, seed) if judging else None
-        self.study = Study(plan, self.space, self.memory, adviser)
+        self.study = Study(plan, self.space, self.memory, adviser, Losses())
         self.scheduler: Remembering = scheduler_for(self.search, self.study, self.memory, judging=judging)
         self.epochs = 0
         self._numbers = count()

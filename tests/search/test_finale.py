@@ -195,3 +195,17 @@ def test_a_winner_is_promoted_by_the_judging_that_was_asked_for(
     monkeypatch.setattr(finale, "promoted", promoted)
     assert retrained(plan, BEST, None)["alias"] == "champion"
     assert asked == ["found/1", KNN, {"protocol": "knn"}]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
+@pytest.mark.usefixtures("called")
+def test_why_a_winner_is_not_promoted_is_in_the_answer(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise Mistake("found/2 is not better")
+
+    let_training_leave(monkeypatch, {"model": "found/2", "run_id": None})
+    monkeypatch.setattr(finale, "promoted", refused)
+    found = retrained(homed(plan, tmp_path), BEST, None)
+    assert ("alias" in found, found["refusal"]) == (False, "found/2 is not better")

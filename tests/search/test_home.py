@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from mim_ray.search.home import Home, domains_of, with_home
+from mim_ray.search.home import MODEL_TAG, PROMOTED_TAG, Home, domains_of, with_home
 from mim_ray.search.memory import Memory, State
 from mim_ray.search.plan import Plan, read_plan
 from mim_ray.search.space import of_source, paths_of
@@ -92,3 +92,12 @@ def test_trials_of_whom_nobody_said_how_they_ended_are_closed(plan: Plan) -> Non
     assert [run.data.tags[STATE_TAG] for run in runs] == ["finished", "stopped", "interrupted", "interrupted"]
     parent = client.get_run(plan.run_id)
     assert (parent.info.status, parent.data.metrics["eval/knn_top1"]) == ("KILLED", 0.2)
+
+
+@pytest.mark.parametrize("end", [{"alias": "champion", "previous": None}, {"refusal": "found/2 is not better"}])
+def test_what_became_of_the_winner_is_told(plan: Plan, end: dict[str, str | None]) -> None:
+    plan = homed(plan)
+    Home(plan).crown({"model": "found/2", "steps": 8, "judged": {"eval/top1": 0.75}, **end})
+    data = MlflowClient(plan.uri).get_run(str(plan.run_id)).data
+    assert (data.metrics["winner/eval/top1"], data.metrics["winner/steps"]) == (0.75, 8)
+    assert (data.tags[MODEL_TAG], data.tags[PROMOTED_TAG]) == ("found/2", end.get("alias") or end["refusal"])

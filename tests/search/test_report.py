@@ -13,6 +13,18 @@ from mim_ray.search.report import common_look, importance, value_at, written
 from mim_ray.search.space import Space
 from tests.search.played import KNN, look, plan_at, record, search_of
 
+CONDITIONAL = """
+from ray import tune
+
+METHOD = "mae"
+ONLY = {"method.measure.head.heads": ("method.measure.head.depth", (4, 8))}
+SPACE = {
+    "method.measure.head.depth": tune.choice([1, 4, 8]),
+    "method.measure.head.heads": tune.choice([2, 16]),
+    "method.t1.mask.ratio": tune.uniform(0.5, 0.9),
+}
+"""
+DEPTH, HEADS = "method.measure.head.depth", "method.measure.head.heads"
 EVERY = {"trials.json", "parallel_coordinates.png", "learning_curves.png", "responses.png", "importance.png"}
 
 
@@ -47,6 +59,37 @@ def test_all_files_are_written(tmp_path: Path, space: Space) -> None:
     assert {path.name for path in files} == EVERY == {path.name for path in (tmp_path / "report").iterdir()}
     assert all(path.stat().st_size > 0 for path in files)
     assert len(json.loads((tmp_path / "report" / "trials.json").read_text())) == 26
+
+
+@pytest.mark.parametrize("depths", [["1", "4", "8", "1"], ["4", "1", "1", "8"], ["1"] * 4])
+def test_settings_that_only_some_trials_have_are_drawn_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, depths: list[str]
+) -> None:
+    """Whether or not the best trial, which is the last, has them."""
+    space = plan_at(tmp_path, CONDITIONAL).questions()
+    records = []
+    for number, depth in enumerate(depths):
+        draw = {DEPTH: depth, "method.t1.mask.ratio": 0.5 + 0.1 * number}
+        draw |= {} if depth == "1" else {HEADS: "2" if number % 2 else "16"}
+        records.append(record(number, 0.1, 0.1 * (number + 1)))
+        records[-1].draw = draw
+    with monkeypatch.context() as watched:
+        drawn: dict[str, Any] = {}
+        for name in ("parallel_coordinates", "responses"):
+            watched.setattr(charts, name, lambda what, *_, name=name: drawn.update({name: what}))
+        written(records, search_of(), space, 2, tmp_path / "watched")
+    has_heads = set(depths) != {"1"}
+    assert (HEADS in drawn["parallel_coordinates"][0], HEADS in drawn["responses"]) == (has_heads, has_heads)
+    if has_heads:
+        values = [row[HEADS] for row in drawn["parallel_coordinates"]]
+        assert sorted(map(str, values)) == sorted(str(one.draw.get(HEADS)) for one in records)
+        assert len(drawn["responses"][HEADS]) == 2
+    assert {path.name for path in written(records, search_of(), space, 2, tmp_path / "drawn")} == EVERY
+
+
+def test_a_line_passes_below_an_axis_on_which_it_has_no_value() -> None:
+    assert charts._places([4.0, None, 2.0, 3.0]) == [1.0, charts.ABSENT, 0.0, 0.5]
+    assert charts._places(["b", "a", None]) == [1.0, 0.0, charts.ABSENT]
 
 
 def test_two_metrics_have_a_front(tmp_path: Path, space: Space) -> None:

@@ -1,6 +1,7 @@
 """A search from its first sitting to its answer, with trials that are made up and no cluster."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -10,14 +11,15 @@ import pytest
 
 from mim_ray import cli
 from mim_ray.errors import Failure, Mistake
-from mim_ray.search import prospect
+from mim_ray.search import prospect, sitting
 from mim_ray.search import search as room
 from mim_ray.search.answer import ANSWER
 from mim_ray.search.asking import Asking
 from mim_ray.search.busy import BUSY
+from mim_ray.search.losses import FRUITLESS, TRIES
 from mim_ray.search.memory import Memory, Record
 from mim_ray.search.plan import Plan
-from mim_ray.search.study import FRUITLESS, Remembering, Study
+from mim_ray.search.study import Remembering, Study
 from tests.search.played import KNN, Played, plan_at, record, search_of
 
 LOOKS = 9
@@ -36,6 +38,9 @@ class World:
 
     def __init__(self) -> None:
         self.lost: set[int] = set()
+        self.refused: set[int] = set()
+        """By their own workers."""
+        self.tries: Counter[int] = Counter()
         self.room_for: float = 99
         """How many trials more there is time for."""
         self.sittings = self.at_once = 0
@@ -50,9 +55,10 @@ class World:
         while (trial := played.begin(learnt)) is not None:
             if self.room_for <= 0:
                 study.closing = True
-            if trial.record.number in self.lost:
+            self.tries[number := trial.record.number] += 1
+            if number in self.lost | self.refused:
                 away = {"look": -1, "over": "lost", "reason": "MLflow is away", "done": True}
-                study.on_trial_complete(trial.trial_id, away)
+                study.on_trial_complete(trial.trial_id, away | {"begun": number in self.refused})
                 continue
             while played.go_on(trial):
                 pass
@@ -62,7 +68,7 @@ class World:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
-    monkeypatch.setattr(room, "tuned", world.tuned)
+    monkeypatch.setattr(sitting, "tuned", world.tuned)
     return world
 
 
@@ -211,16 +217,72 @@ def test_an_outage_ends_the_sitting_and_the_next_one_loses_nothing(tmp_path: Pat
     assert states(plan) == ["finished"] * 9
 
 
-def test_one_that_is_lost_again_and_again_is_left_out(tmp_path: Path, world: World) -> None:
+def test_however_often_it_is_gone_on_with_in_an_outage_no_trial_is_burnt(tmp_path: Path, world: World) -> None:
+    plan = plan_at(tmp_path, trials=6, scheduler="none")
+    world.lost = set(range(2, 99))
+    for _ in range(4):
+        with pytest.raises(Failure, match="trial after trial comes to nothing"):
+            searched(plan)
+        assert states(plan) == ["finished"] * 2 + ["lost"] * FRUITLESS
+    world.lost = set()
+    assert searched(plan)["finished"]
+    assert states(plan) == ["finished"] * 6
+
+
+def test_an_outage_in_the_final_gives_back_the_last_trial_that_it_took(tmp_path: Path, world: World) -> None:
+    plan = plan_at(tmp_path, trials=4, scheduler="none", finalists=2, seeds=2)
+    world.lost = set(range(3, 99))
+    with pytest.raises(Failure, match="trial after trial comes to nothing"):
+        searched(plan)
+    assert states(plan)[:4] == ["finished"] * 3 + ["lost"]
+    world.lost = set()
+    assert searched(plan)["finished"]
+    assert set(states(plan)) == {"finished"}
+
+
+def test_one_that_is_lost_again_and_again_is_left_out_and_the_search_ends(
+    tmp_path: Path, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = plan_at(tmp_path, trials=4, scheduler="none", finalists=1, seeds=2)
+    world.lost = {1}
+    result = searched(plan)
+    assert (result["finished"], result["best"]["seeds"]) == (True, 2)
+    assert states(plan) == ["finished", "failed", "finished", "finished", "finished"]
+    assert world.tries[1] == TRIES
+    assert "trial 1 is left out, lost 2 times: MLflow is away" in caplog.text
+
+
+def test_one_that_was_lost_once_is_tried_again_at_once(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = plan_at(tmp_path, trials=4, scheduler="none")
     world.lost = {1}
-    for _ in range(room.SITTINGS):
-        result = searched(plan)
-        assert not result["finished"]
-        assert states(plan) == ["finished", "lost", "finished", "finished"]
-        assert not plan.folder.has(ANSWER)
+
+    def passes(*of: Any, **words: Any) -> None:
+        world.tuned(*of, **words)
+        world.lost = set()
+
+    monkeypatch.setattr(sitting, "tuned", passes)
     assert searched(plan)["finished"]
-    assert states(plan) == ["finished", "failed", "finished", "finished"]
+    assert states(plan) == ["finished"] * 4
+    assert [one.losses for one in Memory(plan.folder)] == [0] * 4
+
+
+def test_as_many_as_cannot_be_trained_are_left_out(tmp_path: Path, world: World) -> None:
+    """Each was lost while others learnt, so that to lose them all in a row is no outage."""
+    plan = plan_at(tmp_path, trials=9, scheduler="none", finalists=1, seeds=2)
+    world.lost = {1, 3, 5, 7}
+    assert searched(plan)["finished"]
+    assert states(plan)[:9] == ["finished", "failed"] * 4 + ["finished"]
+
+
+def test_trials_in_a_row_that_their_workers_refuse_end_no_search_for_good(tmp_path: Path, world: World) -> None:
+    plan = plan_at(tmp_path, trials=6, scheduler="none")
+    world.refused = {3, 4, 5}
+    with pytest.raises(Failure, match="trial after trial comes to nothing"):
+        searched(plan)
+    assert searched(plan)["finished"]
+    assert states(plan) == ["finished"] * 3 + ["failed"] * 3
 
 
 def test_when_the_time_is_up_it_says_that_there_is_more(
@@ -281,6 +343,43 @@ def test_a_winner_that_cannot_be_trained_takes_the_answer_not_along(
     assert (again["finished"], again["retrained"]) == (True, {"steps": 18, "judged": {KNN: 0.5}})
     assert told == [result["best"]["overrides"], "ray://there"] * 3
     assert world.sittings == 1
+
+
+@pytest.mark.parametrize(
+    ("winner", "said"),
+    [
+        (
+            {"model": "found/2", "alias": "champion", "previous": "1"},
+            "winner: found/2, trained for 8 steps, judged: eval/top1 0.7500\n"
+            "promoted: it is champion now, before it version 1",
+        ),
+        (
+            {"model": "found/1", "alias": "champion", "previous": None},
+            "winner: found/1, trained for 8 steps, judged: eval/top1 0.7500\npromoted: it is champion now",
+        ),
+        (
+            {"model": "found/2", "refusal": "it is not better"},
+            "winner: found/2, trained for 8 steps, judged: eval/top1 0.7500\nnot promoted: it is not better",
+        ),
+        (
+            {"model": None},
+            "winner: c, trained for 8 steps, judged: eval/top1 0.7500\n"
+            "not promoted: it is not registered, for want of tracking.model=",
+        ),
+        ({"model": "found/2", "judged": None}, "winner: found/2, trained for 8 steps, not judged yet"),
+    ],
+)
+@pytest.mark.usefixtures("world")
+def test_what_became_of_the_winner_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    winner: dict[str, Any], said: str,
+) -> None:  # fmt: skip
+    found = {"steps": 8, "checkpoint": "c", "judged": {"eval/top1": 0.75}, **winner}
+    monkeypatch.setattr(room, "retrained", lambda *_: found)
+    result = searched(plan_at(tmp_path, trials=2, retrain=18))
+    monkeypatch.setattr(room, "resumed", lambda *_, **__: result)
+    assert cli.run(["search", "--resume", "played"]) == 0
+    assert capsys.readouterr().out.endswith(f"{said}\n")
 
 
 def test_what_is_stopped_by_hand_can_be_gone_on_with(

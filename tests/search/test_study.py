@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from ray.tune.search import Searcher
 
+from mim_ray.search.losses import FRUITLESS
 from mim_ray.search.memory import Memory, Record, State
 from mim_ray.search.plan import Plan
-from mim_ray.search.study import FAR, FRUITLESS, SCORE, TRIAL, Median, Patient, Rungs, look_in, score_of
+from mim_ray.search.study import FAR, SCORE, TRIAL, Median, Patient, Rungs, look_in, score_of
 from tests.search.played import KNN, Played, look, plan_at, record, search_of
 
 LOOKS = 9
@@ -251,6 +252,20 @@ def test_an_outage_does_not_burn_the_trials_that_are_left(tmp_path: Path) -> Non
     assert played.study.suggest("another") == Searcher.FINISHED
     assert [one.losses for one in Memory(plan.folder)] == [0, 1, 1, 1]
     assert not Played(plan).study.is_fruitless
+
+
+def test_what_gets_on_is_not_lost_by_its_own_fault(tmp_path: Path) -> None:
+    plan = plan_at(tmp_path, trials=1, scheduler="none")
+    one = record(0, *by_number(record(0))[:2], state="waiting")
+    one.losses = 1
+    remembered(plan, one)
+    played = Played(plan)
+    trial = played.begin(by_number)
+    assert trial is not None
+    for _ in range(2):
+        played.go_on(trial)
+    played.study.on_trial_complete(trial.trial_id, error=True)
+    assert [(one.state, one.losses) for one in Memory(plan.folder)] == [("lost", 1)]
 
 
 def test_losses_between_which_something_is_learnt_end_nothing(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class MadeUpSlot:
 
     def __init__(self, *_: object) -> None:
         self.jobs: list[Job] = []
-        self.closed = False
+        self.closed = self.has_left = False
         self.made.append(self)
 
     def begin(self, job: Job, seen: int = -1) -> None:
@@ -105,12 +105,21 @@ def test_only_what_it_has_learnt_is_a_score(plan: Plan, slot: type[MadeUpSlot]) 
     assert learnt["found"]["cost/parameters"] > 0
 
 
-@pytest.mark.parametrize(("kind", "over"), [("Failure", "lost"), ("Diverged", "failed"), ("Mistake", "lost")])
+@pytest.mark.parametrize(
+    ("kind", "step", "over", "has_begun"),
+    [
+        ("Failure", None, "lost", False),
+        ("Failure", 0.0, "lost", True),
+        ("Mistake", None, "lost", True),
+        ("Diverged", 4.0, "failed", True),
+    ],
+)
 def test_what_diverges_has_failed_and_all_else_may_have_more_luck(
-    plan: Plan, slot: type[MadeUpSlot], kind: str, over: str
+    plan: Plan, slot: type[MadeUpSlot], kind: str, step: float | None, over: str, has_begun: bool
 ) -> None:
-    (row,) = rows(begun(plan), slot, news(refusal=(kind, "no room")))
+    (row,) = rows(begun(plan), slot, news(step=step, refusal=(kind, "no room")))
     assert (row["over"], row["reason"], row["done"]) == (over, "no room", True)
+    assert row["begun"] == has_begun
 
 
 def test_workers_that_are_no_more_are_told_in_words(
@@ -123,6 +132,20 @@ def test_workers_that_are_no_more_are_told_in_words(
     monkeypatch.setattr(room, "ANSWER_SECONDS", 9.0)
     row = begun(plan).step()
     assert (row["over"], row["reason"], row["done"]) == ("lost", "Ray Train gave up: no node", True)
+
+
+@pytest.mark.parametrize("refusal", [None, "Ray Train gave up: no node"])
+def test_the_next_trial_has_other_workers_where_those_before_have_left(
+    plan: Plan, slot: type[MadeUpSlot], refusal: str | None
+) -> None:
+    trial = begun(plan)
+    first = slot.made[0]
+    trial._refusal, first.has_left = refusal, True
+    assert trial.reset_config({TRIAL: 1})
+    assert first.closed
+    assert [job.run.name for job in slot.made[1].jobs] == ["played-001"]
+    assert trial.reset_config({TRIAL: 2})
+    assert len(slot.made) == 2
 
 
 def test_a_slot_that_does_not_answer_costs_the_next_trial_nothing(plan: Plan, slot: type[MadeUpSlot]) -> None:
