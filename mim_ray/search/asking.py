@@ -15,11 +15,12 @@ from mim_ray.ray_room import check_room, resources_of_a_worker
 from mim_ray.ray_train import on_ray
 from mim_ray.resume import absolute
 from mim_ray.run import Run
+from mim_ray.search.memory import Record
 from mim_ray.search.plan import LOOKS, Plan, Search, imposed
 from mim_ray.search.points import corners, every, grid
-from mim_ray.search.prospect import check_rehearsal, concurrency, cores, prospect
+from mim_ray.search.prospect import check_batches, check_rehearsal, concurrency, cores, prospect
 from mim_ray.search.rehearsal import Rehearsal, rehearsed
-from mim_ray.search.space import METHOD, Space, paths_of, run_of
+from mim_ray.search.space import METHOD, Space, paths_of, run_of, told_at
 from mim_ray.tracking.run import resolved_uri
 from mim_ray.training.job import JOB
 
@@ -169,25 +170,28 @@ def asked_of(
     plan = Plan(
         secrets.token_hex(8), words, space.name, space.source, fixed, storage, concurrent, uri, None, model, {}
     )
-    rehearsal = _rehearsed(plan, space, fixed, address)
-    runs = [run_of(space, space.words(draw), fixed) for draw in corners(space)]
-    check_rehearsal(own, run, {one.batch for one in runs}, rehearsal)
+    drawn = [space.words(draw) for draw in corners(space)]
+    runs = [run_of(space, words, fixed) for words in drawn]
+    largest, its_words = max(zip(runs, drawn, strict=True), key=lambda corner: corner[0].batch)
+    rehearsal = _rehearsed(plan, space, its_words, address)
+    check_batches(space, runs, rehearsal)
+    check_rehearsal(own, runs, rehearsal)
     warn_of_warmups(own, runs)
-    found = prospect(own, space, fixed, run, rehearsal, concurrent, needed.get("GPU", 0.0))
+    found = prospect(own, space, fixed, largest, rehearsal, concurrent, needed.get("GPU", 0.0))
     found["resources"] = ", ".join(f"{amount:g} {name}" for name, amount in needed.items())
     return Asking(plan, space, found)
 
 
-def _rehearsed(plan: Plan, space: Space, fixed: Mapping[str, str], address: str | None) -> Rehearsal:
-    """Of the method as its recipe has it, and on the workers that a trial will have."""
+def _rehearsed(plan: Plan, space: Space, drawn: Mapping[str, str], address: str | None) -> Rehearsal:
+    """Of the largest batch that may be drawn, on the workers that a trial will have."""
     if REHEARSAL in plan.folder.names():  # of one that was killed in it
         plan.folder.remove(REHEARSAL)
-    method, _ = space.sentence({})
-    words = {path: text for path, text in {**imposed(plan.search), **fixed}.items() if path != "method"}
+    method, words = plan.of_trial(Record(0, {}, dict(drawn)))
     job = begun(method, {**words, "name": REHEARSAL, "storage": plan.folder.url}, False, address)
     try:
         job.folder.write(JOB, job.as_json().encode())
-        found = on_ray(job, rehearsed)
+        with told_at(space, drawn):
+            found = on_ray(job, rehearsed)
     finally:
         with suppress(OSError):
             plan.folder.remove(REHEARSAL)
