@@ -16,7 +16,7 @@ from mim_ray.ray_train import on_ray
 from mim_ray.resume import absolute
 from mim_ray.run import Run
 from mim_ray.search.memory import Record
-from mim_ray.search.plan import LOOKS, Plan, Search, imposed
+from mim_ray.search.plan import CORES, LOOKS, Plan, Search, imposed
 from mim_ray.search.points import corners, every, grid
 from mim_ray.search.prospect import check_batches, check_rehearsal, concurrency, cores, prospect
 from mim_ray.search.rehearsal import Rehearsal, rehearsed
@@ -137,12 +137,10 @@ def warn_of_warmups(own: Search, runs: Iterable[Run]) -> None:
         )  # fmt: skip
 
 
-def share_of_a_worker(own: Search, run: Run) -> dict[str, str]:
-    """What a worker has where nobody says, for good: asked in another sitting, a cluster that was scaled to zero
-    would know of no GPU."""
+def gpus_of_a_worker(run: Run) -> dict[str, str]:
+    """Where nobody says, for good: in another sitting a cluster that was scaled to zero would know of none."""
     gpus = resources_of_a_worker(run).get("GPU", 0.0)
-    words = {} if run.gpus_per_worker is not None else {"gpus_per_worker": f"{gpus:g}"}
-    return words if run.cpus_per_worker is not None else words | {"cpus_per_worker": str(cores(own, gpus))}
+    return {} if run.gpus_per_worker is not None else {"gpus_per_worker": f"{gpus:g}"}
 
 
 def asked_of(
@@ -156,8 +154,9 @@ def asked_of(
     only_plan: bool,
 ) -> Asking:
     """With the cluster at hand."""
-    asked, fixed = run, {**fixed, **share_of_a_worker(own, run)}
-    run = run_of(space, {}, {**imposed(own), **fixed})
+    asked, fixed = run, {**fixed, **gpus_of_a_worker(run)}
+    each = cores(own, resources_of_a_worker(run).get("GPU", 0.0)) if run.cpus_per_worker is None else None
+    run = run_of(space, {}, {**imposed(own), **fixed, **({} if each is None else {CORES: str(each)})})
     needed = resources_of_a_worker(run)
     check_room(asked, needed, word="workers_per_trial")
     if own.retrain_workers is not None:
@@ -166,10 +165,8 @@ def asked_of(
     uri = resolved_uri(run.tracking.uri) if track else None
     storage, model = absolute(run.storage), run.tracking.model
     fixed = {path: text for path, text in fixed.items() if path not in ("storage", "tracking.model", "name")}
-    words = changed(Search(), own) | {"name": own.name}
-    plan = Plan(
-        secrets.token_hex(8), words, space.name, space.source, fixed, storage, concurrent, uri, None, model, {}
-    )
+    words, id_ = changed(Search(), own) | {"name": own.name}, secrets.token_hex(8)
+    plan = Plan(id_, words, space.name, space.source, fixed, storage, concurrent, uri, None, model, {}, each)
     drawn = [space.words(draw) for draw in corners(space)]
     runs = [run_of(space, words, fixed) for words in drawn]
     largest, its_words = max(zip(runs, drawn, strict=True), key=lambda corner: corner[0].batch)

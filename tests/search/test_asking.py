@@ -10,6 +10,7 @@ from mim_ray.methods import resolved
 from mim_ray.run import Run
 from mim_ray.search import asking as room
 from mim_ray.search.asking import Asking, asked_of, described
+from mim_ray.search.memory import Record
 from mim_ray.search.plan import Search
 from mim_ray.search.rehearsal import Rehearsal, rehearsed
 from mim_ray.search.space import of_source, run_of
@@ -49,11 +50,15 @@ def asked(own: Search, folder: Path, source: str = RATES, **fixed: str) -> Askin
 
 
 def test_what_a_worker_has_is_settled_for_all_sittings(gpus: list[float], tmp_path: Path) -> None:
-    """Or one that goes on while the cluster is scaled to zero would go on without GPUs."""
+    """Or one that goes on while the cluster is scaled to zero would go on without GPUs. What nobody said of cores
+    is a sitting's own."""
     plan = asked(search_of(), tmp_path).plan
-    assert (plan.fixed["cpus_per_worker"], plan.fixed["gpus_per_worker"]) == ("2", "1")
+    assert (plan.cores, plan.fixed["gpus_per_worker"]) == (2, "1")
+    assert "cpus_per_worker" not in plan.fixed
+    assert plan.of_trial(Record(0, {}, {}))[1]["cpus_per_worker"] == "2"
     said = asked(search_of(), tmp_path, gpus_per_worker="0.5", cpus_per_worker="3").plan
     assert (said.fixed["cpus_per_worker"], said.fixed["gpus_per_worker"]) == ("3", "0.5")
+    assert (said.cores, said.share) == (None, {"cpus_per_worker": "3"})
     gpus[0] = 0.0
     assert asked(search_of(), tmp_path).plan.fixed["gpus_per_worker"] == "0"
 
