@@ -50,12 +50,17 @@ def resources_of_a_worker(run: Run) -> dict[str, float]:
 
 def cores_of_a_worker(workers: int, gpus: float) -> int:
     """The most that all of them can have, for each lives on one node."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cores = [int(node.get("CPU", 0)) for node in nodes if node.get("GPU", 0) >= gpus]
+    cores = cores_of_nodes(gpus)
     for each in range(max(cores, default=1), 1, -1):
         if sum(have // each for have in cores) >= workers:
             return each
     return 1
+
+
+def cores_of_nodes(gpus: float = 0.0) -> list[int]:
+    """Of those that are there and have so many GPUs."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [int(node.get("CPU", 0)) for node in nodes if node.get("GPU", 0) >= gpus]
 
 
 def check_room(run: Run, needed: dict[str, float], word: str = "workers", way_out: str | None = None) -> None:

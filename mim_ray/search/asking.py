@@ -18,7 +18,7 @@ from mim_ray.run import Run
 from mim_ray.search.memory import Record
 from mim_ray.search.plan import CORES, LOOKS, Plan, Search, imposed
 from mim_ray.search.points import corners, every, grid
-from mim_ray.search.prospect import check_batches, check_rehearsal, concurrency, cores, prospect
+from mim_ray.search.prospect import check_batches, check_rehearsal, concurrency, cores, idle_cores, prospect
 from mim_ray.search.rehearsal import Rehearsal, rehearsed
 from mim_ray.search.space import METHOD, Space, paths_of, run_of, told_at
 from mim_ray.tracking.run import resolved_uri
@@ -86,7 +86,16 @@ def described(asked: Asking) -> str:
         f"  {found['steps_of_a_trial']} steps of {found['seconds_of_a_step']:.3g} s for a whole trial; about "
         f"{_from_to(found['whole_trials'])} whole trials in all: {_from_to(hours)} {unit} hours, "
         f"{_from_to(found['hours'])} on the clock{judging}"
-        f"{_blindness(asked)}"
+        f"{_idleness(found)}{_blindness(asked)}"
+    )
+
+
+def _idleness(found: Mapping[str, Any]) -> str:
+    if "idle_cores" not in found:
+        return ""
+    return (
+        f"\n  {found['idle_cores']} cores of the cluster stay idle: expected another cpus_per_worker= or "
+        "concurrent=, or more workers_per_trial="
     )
 
 
@@ -176,6 +185,8 @@ def asked_of(
     warn_of_warmups(own, runs)
     found = prospect(own, space, fixed, largest, rehearsal, concurrent, needed.get("GPU", 0.0))
     found["resources"] = ", ".join(f"{amount:g} {name}" for name, amount in needed.items())
+    if (idle := idle_cores(own, needed, concurrent)) is not None:
+        found["idle_cores"] = idle
     return Asking(plan, space, found)
 
 

@@ -10,7 +10,7 @@ import ray
 
 from mim_ray.cost import cost
 from mim_ray.errors import Mistake, nearest
-from mim_ray.ray_room import can_grow_to, cores_of_a_worker, grows, workers_that_fit
+from mim_ray.ray_room import can_grow_to, cores_of_a_worker, cores_of_nodes, grows, workers_that_fit
 from mim_ray.run import Run
 from mim_ray.scores import COST
 from mim_ray.search.plan import Search, workers_of_the_best
@@ -19,6 +19,9 @@ from mim_ray.search.space import Space, paths_of, run_of
 
 DRAWS = 8
 """Of the space, whose costs stand for all."""
+
+IDLE = 0.25
+"""Share of the cores that may be left out so that a worker has more of them."""
 
 START_SECONDS = 15.0
 """Until the workers of the first trials train; later trials find them ready."""
@@ -58,10 +61,28 @@ def still_fitting(search: Search, needed: Mapping[str, float]) -> int:
 
 
 def cores(search: Search, gpus: float) -> int:
-    """Of a worker, where nobody says: its share of what all trials have together, as many as have GPUs."""
+    """Of a worker, where nobody says: its share of what all trials have together, as many as have GPUs; without
+    GPUs the most of which few stay idle."""
     each, there = search.workers_per_trial, ray.cluster_resources().get("GPU", 0.0)
     together = min(search.trials, int(there // (gpus * each))) if gpus else 1
-    return cores_of_a_worker(each * (search.concurrent or max(1, together)), gpus)
+    most = cores_of_a_worker(each * (search.concurrent or max(1, together)), gpus)
+    if gpus or search.concurrent is not None:
+        return most
+    have = cores_of_nodes()
+    for fewer in range(most, 0, -1):
+        together = min(search.trials, sum(node // fewer for node in have) // each)
+        if together * each * fewer >= (1 - IDLE) * sum(have):
+            return fewer
+    return most
+
+
+def idle_cores(search: Search, needed: Mapping[str, float], concurrent: int) -> str | None:
+    """So many of so many, where they are more than a few, and no GPUs say how many trials there can be."""
+    if needed.get("GPU") or grows():
+        return None
+    there = sum(cores_of_nodes())
+    idle = there - round(concurrent * search.workers_per_trial * needed["CPU"])
+    return f"{idle} of {there}" if idle > IDLE * there else None
 
 
 def check_batches(space: Space, runs: Iterable[Run], rehearsal: Rehearsal) -> None:

@@ -36,6 +36,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     monkeypatch.setattr(room, "resources_of_a_worker", needed)
     monkeypatch.setattr(room, "cores", lambda *_: 2)
+    monkeypatch.setattr(room, "idle_cores", lambda *_: None)
     monkeypatch.setattr(room, "check_room", lambda *_, **__: None)
     monkeypatch.setattr(room, "concurrency", lambda own, *_, **__: own.concurrent or 1)
     monkeypatch.setattr(room, "_rehearsed", lambda *_: Rehearsal(PICTURES, PICTURES, 2.0, 3.0, [KNN]))
@@ -89,6 +90,14 @@ def test_a_searcher_that_learns_from_nothing_is_told(tmp_path: Path, words: dict
     plan = described(asked(search_of(**words), tmp_path))
     assert said in plan
     assert ("optuna chooses most of them before it knows of any" in plan) == bool(said)
+
+
+@pytest.mark.usefixtures("gpus")
+def test_a_plan_tells_of_cores_that_stay_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "idle" not in described(asked(search_of(), tmp_path))
+    monkeypatch.setattr(room, "idle_cores", lambda *_: "24 of 40")
+    said = "24 of 40 cores of the cluster stay idle: expected another cpus_per_worker= or concurrent="
+    assert said in described(asked(search_of(), tmp_path))
 
 
 @pytest.mark.usefixtures("gpus")

@@ -5,12 +5,21 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
+import ray
 
 from mim_ray.errors import Mistake
 from mim_ray.methods import resolved
 from mim_ray.search import prospect as room
 from mim_ray.search.points import corners
-from mim_ray.search.prospect import check_batches, check_rehearsal, concurrency, prospect, still_fitting
+from mim_ray.search.prospect import (
+    check_batches,
+    check_rehearsal,
+    concurrency,
+    cores,
+    idle_cores,
+    prospect,
+    still_fitting,
+)
 from mim_ray.search.rehearsal import Rehearsal
 from mim_ray.search.space import of_source, run_of
 from tests.search.played import KNN, search_of
@@ -171,3 +180,27 @@ def test_another_sitting_has_no_more_slots_than_the_cluster_has_room_for(
 ) -> None:
     cluster(now, most)
     assert still_fitting(search_of(concurrent=4, workers_per_trial=2), NEEDED) == fitting
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words", "each", "idle"),
+    [
+        ((16, 8, 8, 8), {}, 8, None),
+        ((16, 16), {}, 16, None),
+        ((16, 2), {}, 16, None),  # and not nine trials of two cores
+        ((16, 16, 16), {"workers_per_trial": 2}, 8, None),
+        ((16, 8, 8, 8), {"trials": 1}, 16, "24 of 40"),
+        ((16, 8, 8, 8), {"concurrent": 2}, 8, "24 of 40"),
+        ((2,), {"workers_per_trial": 2}, 1, None),
+    ],
+)
+def test_a_worker_has_the_most_cores_of_which_few_stay_idle(
+    monkeypatch: pytest.MonkeyPatch, nodes: tuple[int, ...], words: dict[str, object], each: int, idle: str | None
+) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": have}} for have in nodes])
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": sum(nodes)})
+    monkeypatch.setattr(room, "grows", lambda: False)
+    own = search_of(**words)
+    assert cores(own, 0.0) == each
+    needed = {"CPU": float(each)}
+    assert idle_cores(own, needed, concurrency(own, needed)) == idle
