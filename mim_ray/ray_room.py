@@ -50,16 +50,22 @@ def resources_of_a_worker(run: Run) -> dict[str, float]:
 
 def cores_of_a_worker(workers: int, gpus: float) -> int:
     """The most that all of them can have, for each lives on one node."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cores = [int(node.get("CPU", 0)) for node in nodes if node.get("GPU", 0) >= gpus]
+    cores = cores_of_nodes(gpus)
     for each in range(max(cores, default=1), 1, -1):
         if sum(have // each for have in cores) >= workers:
             return each
     return 1
 
 
-def check_room(run: Run, needed: dict[str, float], word: str = "workers") -> None:
-    """Refuses what the cluster could never give, for Ray would wait for ever; `word`: what the user calls it."""
+def cores_of_nodes(gpus: float = 0.0) -> list[int]:
+    """Of those that are there and have so many GPUs."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [int(node.get("CPU", 0)) for node in nodes if node.get("GPU", 0) >= gpus]
+
+
+def check_room(run: Run, needed: dict[str, float], word: str = "workers", way_out: str | None = None) -> None:
+    """Refuses what the cluster could never give, for Ray would wait for ever; `word`: what the user calls it;
+    `way_out`: where its words cannot be said anew."""
     least = run.least_workers
     if run.gpus_per_worker is None and not ray.cluster_resources().get("CPU") and grows():
         logger.warning("no node has come yet, so nothing is known of GPUs: if they will, say gpus_per_worker=1")
@@ -71,7 +77,7 @@ def check_room(run: Run, needed: dict[str, float], word: str = "workers") -> Non
     limit = "now, and cannot grow to that" if grows() else "at most"
     raise Mistake(
         f"{word}={run.workers}: {least} workers need {asked} and the cluster has {has} {limit}: "
-        f"lower {word}=, cpus_per_worker= or gpus_per_worker="
+        f"{way_out or f'lower {word}=, cpus_per_worker= or gpus_per_worker='}"
     )
 
 

@@ -11,8 +11,8 @@ from mim_ray.errors import Failure, Mistake
 from mim_ray.options import Address, Json, Overrides, Track, apart
 from mim_ray.output import print_json, print_table
 
-MAY_CHANGE = ("storage", "tracking.uri", "concurrent")
-"""Words of a search that goes on."""
+PLACES = ("storage", "tracking.uri")
+"""Where a search that goes on is looked for."""
 
 
 def add_search_command(app: typer.Typer) -> None:
@@ -31,6 +31,7 @@ def search_command(
     """Searches a space: trials= concurrent= metric= scheduler= searcher= time_budget= finalists= retrain= …"""
     try:
         from mim_ray.search import search as search_room
+        from mim_ray.search.again import ANEW
         from mim_ray.search.plan import Search
     except ModuleNotFoundError as missing:
         raise Failure(f"a search needs {missing.name}: make setup, or pip install 'mim_ray[search]'") from None
@@ -42,10 +43,12 @@ def search_command(
         if only_plan or not track:
             raise Mistake(f"--{'plan' if only_plan else 'no-track'}: a search goes on as it began: leave it out")
         words = parse([*([] if space is None else [space]), *(overrides or [])])
-        if wrong := [path for path in words if path not in MAY_CHANGE]:
-            raise Mistake(f"{wrong[0]}={words[wrong[0]]}: a search goes on as it began: leave it out")
-        where, uri, concurrent = map(words.get, MAY_CHANGE)
-        result = search_room.resumed(resume, where, uri, address=address, concurrent=concurrent)
+        if wrong := [path for path in words if path not in (*PLACES, *ANEW)]:
+            path, free = wrong[0], ", ".join(ANEW)
+            raise Mistake(f"{path}={words[path]}: a search goes on as it began, but for {free}: leave it out")
+        where, uri = map(words.get, PLACES)
+        anew = {path: words[path] for path in ANEW if path in words}
+        result = search_room.resumed(resume, where, uri, anew, address=address)
     elif space is None or "=" in space:
         raise Mistake("which space? `mim-ray list` names them; or a file, or --resume NAME")
     else:

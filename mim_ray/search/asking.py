@@ -15,11 +15,12 @@ from mim_ray.ray_room import check_room, resources_of_a_worker
 from mim_ray.ray_train import on_ray
 from mim_ray.resume import absolute
 from mim_ray.run import Run
-from mim_ray.search.plan import LOOKS, Plan, Search, imposed
+from mim_ray.search.memory import Record
+from mim_ray.search.plan import CORES, LOOKS, Plan, Search, imposed
 from mim_ray.search.points import corners, every, grid
-from mim_ray.search.prospect import check_rehearsal, concurrency, cores, prospect
+from mim_ray.search.prospect import check_batches, check_rehearsal, concurrency, cores, idle_cores, prospect
 from mim_ray.search.rehearsal import Rehearsal, rehearsed
-from mim_ray.search.space import METHOD, Space, paths_of, run_of
+from mim_ray.search.space import METHOD, Space, paths_of, run_of, told_at
 from mim_ray.tracking.run import resolved_uri
 from mim_ray.training.job import JOB
 
@@ -85,7 +86,16 @@ def described(asked: Asking) -> str:
         f"  {found['steps_of_a_trial']} steps of {found['seconds_of_a_step']:.3g} s for a whole trial; about "
         f"{_from_to(found['whole_trials'])} whole trials in all: {_from_to(hours)} {unit} hours, "
         f"{_from_to(found['hours'])} on the clock{judging}"
-        f"{_blindness(asked)}"
+        f"{_idleness(found)}{_blindness(asked)}"
+    )
+
+
+def _idleness(found: Mapping[str, Any]) -> str:
+    if "idle_cores" not in found:
+        return ""
+    return (
+        f"\n  {found['idle_cores']} cores of the cluster stay idle: expected another cpus_per_worker= or "
+        "concurrent=, or more workers_per_trial="
     )
 
 
@@ -136,12 +146,10 @@ def warn_of_warmups(own: Search, runs: Iterable[Run]) -> None:
         )  # fmt: skip
 
 
-def share_of_a_worker(own: Search, run: Run) -> dict[str, str]:
-    """What a worker has where nobody says, for good: asked in another sitting, a cluster that was scaled to zero
-    would know of no GPU."""
+def gpus_of_a_worker(run: Run) -> dict[str, str]:
+    """Where nobody says, for good: in another sitting a cluster that was scaled to zero would know of none."""
     gpus = resources_of_a_worker(run).get("GPU", 0.0)
-    words = {} if run.gpus_per_worker is not None else {"gpus_per_worker": f"{gpus:g}"}
-    return words if run.cpus_per_worker is not None else words | {"cpus_per_worker": str(cores(own, gpus))}
+    return {} if run.gpus_per_worker is not None else {"gpus_per_worker": f"{gpus:g}"}
 
 
 def asked_of(
@@ -155,8 +163,9 @@ def asked_of(
     only_plan: bool,
 ) -> Asking:
     """With the cluster at hand."""
-    asked, fixed = run, {**fixed, **share_of_a_worker(own, run)}
-    run = run_of(space, {}, {**imposed(own), **fixed})
+    asked, fixed = run, {**fixed, **gpus_of_a_worker(run)}
+    each = cores(own, resources_of_a_worker(run).get("GPU", 0.0)) if run.cpus_per_worker is None else None
+    run = run_of(space, {}, {**imposed(own), **fixed, **({} if each is None else {CORES: str(each)})})
     needed = resources_of_a_worker(run)
     check_room(asked, needed, word="workers_per_trial")
     if own.retrain_workers is not None:
@@ -165,29 +174,32 @@ def asked_of(
     uri = resolved_uri(run.tracking.uri) if track else None
     storage, model = absolute(run.storage), run.tracking.model
     fixed = {path: text for path, text in fixed.items() if path not in ("storage", "tracking.model", "name")}
-    words = changed(Search(), own) | {"name": own.name}
-    plan = Plan(
-        secrets.token_hex(8), words, space.name, space.source, fixed, storage, concurrent, uri, None, model, {}
-    )
-    rehearsal = _rehearsed(plan, space, fixed, address)
-    runs = [run_of(space, space.words(draw), fixed) for draw in corners(space)]
-    check_rehearsal(own, run, {one.batch for one in runs}, rehearsal)
+    words, id_ = changed(Search(), own) | {"name": own.name}, secrets.token_hex(8)
+    plan = Plan(id_, words, space.name, space.source, fixed, storage, concurrent, uri, None, model, {}, each)
+    drawn = [space.words(draw) for draw in corners(space)]
+    runs = [run_of(space, words, fixed) for words in drawn]
+    largest, its_words = max(zip(runs, drawn, strict=True), key=lambda corner: corner[0].batch)
+    rehearsal = _rehearsed(plan, space, its_words, address)
+    check_batches(space, runs, rehearsal)
+    check_rehearsal(own, runs, rehearsal)
     warn_of_warmups(own, runs)
-    found = prospect(own, space, fixed, run, rehearsal, concurrent, needed.get("GPU", 0.0))
+    found = prospect(own, space, fixed, largest, rehearsal, concurrent, needed.get("GPU", 0.0))
     found["resources"] = ", ".join(f"{amount:g} {name}" for name, amount in needed.items())
+    if (idle := idle_cores(own, needed, concurrent)) is not None:
+        found["idle_cores"] = idle
     return Asking(plan, space, found)
 
 
-def _rehearsed(plan: Plan, space: Space, fixed: Mapping[str, str], address: str | None) -> Rehearsal:
-    """Of the method as its recipe has it, and on the workers that a trial will have."""
+def _rehearsed(plan: Plan, space: Space, drawn: Mapping[str, str], address: str | None) -> Rehearsal:
+    """Of the largest batch that may be drawn, on the workers that a trial will have."""
     if REHEARSAL in plan.folder.names():  # of one that was killed in it
         plan.folder.remove(REHEARSAL)
-    method, _ = space.sentence({})
-    words = {path: text for path, text in {**imposed(plan.search), **fixed}.items() if path != "method"}
+    method, words = plan.of_trial(Record(0, {}, dict(drawn)))
     job = begun(method, {**words, "name": REHEARSAL, "storage": plan.folder.url}, False, address)
     try:
         job.folder.write(JOB, job.as_json().encode())
-        found = on_ray(job, rehearsed)
+        with told_at(space, drawn):
+            found = on_ray(job, rehearsed)
     finally:
         with suppress(OSError):
             plan.folder.remove(REHEARSAL)

@@ -56,8 +56,8 @@ def _trained(plan: Plan, words: Mapping[str, str], address: str | None) -> dict[
     method, given = plan.of_trial(Record(0, {}, dict(words)))
     name = f"{plan.name}-{WINNER}"
     if plan.runs.below(name).has(JOB):
-        return train(resume=name, overrides=_places(plan), address=address)
-    given |= _at_length(plan, resolved(method, given), given) | _places(plan) | {"name": name}
+        return train(resume=name, overrides=_here(plan), address=address)
+    given |= _at_length(plan, resolved(method, given), given) | _here(plan) | {"name": name}
     given.pop(LOOKS, None)  # that of trials
     if plan.model is not None:
         given["tracking.model"] = plan.model
@@ -82,16 +82,17 @@ def _judged(
     protocol, track = plan.search.protocol, plan.uri is not None
     name = f"{plan.name}-{WINNER}-{protocol}"
     if plan.runs.below(name).has(JOB):
-        return dict(verdict(protocol, [train(resume=name, overrides=_places(plan), address=address)])["metrics"])
+        return dict(verdict(protocol, [train(resume=name, overrides=_here(plan), address=address)])["metrics"])
     _, given = plan.of_trial(Record(0, {}, dict(words)))
     shared = {path: text for path, text in given.items() if path in ALSO_JUDGED_WITH}
     model = trained["run_id"] if track else trained["checkpoint"]
     how = recipe("finetune" if protocol == "fewshot" else protocol)
     workers = workers_of_the_best(plan.search, plan.concurrent, how)
-    judging = {**shared, **_places(plan), "name": name, "workers": workers}
+    judging = {**shared, **_here(plan), "name": name, "workers": workers}
     return dict(evaluate(protocol, model, judging, address=address, track=track)["metrics"])
 
 
-def _places(plan: Plan) -> dict[str, str]:
+def _here(plan: Plan) -> dict[str, str]:
     elsewhere = plan.uri is not None and plan.uri != resolved_uri()
-    return {"storage": plan.runs.url} | ({"tracking.uri": str(plan.tracking_uri)} if elsewhere else {})
+    server = {"tracking.uri": str(plan.tracking_uri)} if elsewhere else {}
+    return {"storage": plan.runs.url} | plan.share | server

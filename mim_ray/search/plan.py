@@ -18,7 +18,7 @@ from mim_ray.tracking.run import resolved_uri
 
 PLAN = "search.json"
 SECONDS = {"s": 1, "m": 60, "h": 3600}
-LOOKS = "eval.every_epochs"
+LOOKS, CORES = "eval.every_epochs", "cpus_per_worker"
 SEARCHES = {"steps": "epochs", "workers": "workers_per_trial", LOOKS: "rungs", "eval.patience": "scheduler"}
 """Words of a run that a search says in its own way."""
 
@@ -122,6 +122,8 @@ class Plan(NamedTuple):
     """What the best is registered as."""
     prospect: Mapping[str, Any]
     """What it was expected to take."""
+    cores: int | None = None
+    """Of a worker, where nobody says: each sitting's own, for no result depends on them."""
 
     @property
     def search(self) -> Search:
@@ -146,6 +148,12 @@ class Plan(NamedTuple):
         here = resolved_uri(self.fixed.get("tracking.uri"))
         return here if self.tracking_uri == without_secrets(here) else self.tracking_uri
 
+    @property
+    def share(self) -> dict[str, str]:
+        """Of a worker in the cores of this sitting, as a word of each of its runs."""
+        cores = self.fixed.get(CORES) if self.cores is None else self.cores
+        return {} if cores is None else {CORES: str(cores)}
+
     def questions(self) -> Space:
         return of_source(self.space, self.source, self.fixed)
 
@@ -153,7 +161,7 @@ class Plan(NamedTuple):
         """The method of a trial and all of its words."""
         method, drawn = self.questions().sentence(record.words)
         fixed = {path: text for path, text in self.fixed.items() if path != "method"}
-        given = imposed(self.search) | fixed | drawn
+        given = imposed(self.search) | fixed | self.share | drawn
         seed = int(given.get("seed", 0)) + record.seed
         own = {"name": record.name(self.name), "storage": self.runs.url, "seed": str(seed)}
         return method, given | own

@@ -7,7 +7,8 @@ from itertools import product
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from mim_ray.errors import Mistake
-from mim_ray.search.space import Space, run_of
+from mim_ray.search.space import Space, run_of, told_at
+from mim_ray.training.pieces import check_sizes
 
 MOST_CORNERS = 5000
 MOST_POINTS = 1000
@@ -18,10 +19,14 @@ MOST_WHOLE = 64
 
 
 def check(space: Space, fixed: Mapping[str, str]) -> None:
-    """Refuses a space with a corner, or an inside, that its method refuses. Nothing is trained."""
+    """Refuses a space with a corner, or an inside, that its method refuses, or whose batch the workers of a trial
+    cannot share. Nothing is trained."""
     inside = {name: _inside(domain) for name, domain in space.domains.items()}
     for draw in [*corners(space), inside, *_whole_numbers(space, inside)]:
-        run_of(space, space.words(draw), fixed)
+        words = space.words(draw)
+        run = run_of(space, words, fixed)
+        with told_at(space, words):
+            check_sizes(run)
 
 
 def corners(space: Space) -> Iterator[dict[str, object]]:

@@ -10,15 +10,18 @@ import ray
 
 from mim_ray.cost import cost
 from mim_ray.errors import Mistake, nearest
-from mim_ray.ray_room import can_grow_to, cores_of_a_worker, grows, workers_that_fit
+from mim_ray.ray_room import can_grow_to, cores_of_a_worker, cores_of_nodes, grows, workers_that_fit
 from mim_ray.run import Run
 from mim_ray.scores import COST
 from mim_ray.search.plan import Search, workers_of_the_best
 from mim_ray.search.rehearsal import Rehearsal
-from mim_ray.search.space import Space, run_of
+from mim_ray.search.space import Space, paths_of, run_of
 
 DRAWS = 8
 """Of the space, whose costs stand for all."""
+
+IDLE = 0.25
+"""Share of the cores that may be left out so that a worker has more of them."""
 
 START_SECONDS = 15.0
 """Until the workers of the first trials train; later trials find them ready."""
@@ -58,15 +61,48 @@ def still_fitting(search: Search, needed: Mapping[str, float]) -> int:
 
 
 def cores(search: Search, gpus: float) -> int:
-    """Of a worker, where nobody says: its share of what all trials have together, as many as have GPUs."""
+    """Of a worker, where nobody says: its share of what all trials have together, as many as have GPUs; without
+    GPUs the most of which few stay idle."""
     each, there = search.workers_per_trial, ray.cluster_resources().get("GPU", 0.0)
     together = min(search.trials, int(there // (gpus * each))) if gpus else 1
-    return cores_of_a_worker(each * (search.concurrent or max(1, together)), gpus)
+    most = cores_of_a_worker(each * (search.concurrent or max(1, together)), gpus)
+    if gpus or search.concurrent is not None:
+        return most
+    have = cores_of_nodes()
+    for fewer in range(most, 0, -1):
+        together = min(search.trials, sum(node // fewer for node in have) // each)
+        if together * each * fewer >= (1 - IDLE) * sum(have):
+            return fewer
+    return most
 
 
-def check_rehearsal(search: Search, run: Run, batches: Iterable[int], rehearsal: Rehearsal) -> None:
-    """Refuses what no trial would ever log, and rungs closer than steps; `batches`: those of the space."""
-    steps = run.epochs * rehearsal.steps_per_epoch * run.batch // max(batches)
+def idle_cores(search: Search, needed: Mapping[str, float], concurrent: int) -> str | None:
+    """So many of so many, where they are more than a few, and no GPUs say how many trials there can be."""
+    if needed.get("GPU") or grows():
+        return None
+    there = sum(cores_of_nodes())
+    idle = there - round(concurrent * search.workers_per_trial * needed["CPU"])
+    return f"{idle} of {there}" if idle > IDLE * there else None
+
+
+def check_batches(space: Space, runs: Iterable[Run], rehearsal: Rehearsal) -> None:
+    """Refuses those that no epoch has; `runs`: of the space's corners, of which the largest batch is named."""
+    too_large = [run for run in runs if run.batch > rehearsal.epoch(run)]
+    if not too_large:
+        return
+    largest = max(too_large, key=lambda run: run.batch)
+    most = rehearsal.epoch(largest)
+    is_searched = any("batch" in paths_of(name) for name in space.domains)
+    smaller = f"a space of your own with at most {most}" if is_searched else f"batch={most} or less"
+    raise Mistake(
+        f"space {space.name}: may draw batch={largest.batch}, which is larger than an epoch of {most} samples: "
+        f"expected {smaller}, or longer virtual epochs with data.samples_per_epoch={largest.batch} or more"
+    )
+
+
+def check_rehearsal(search: Search, runs: Iterable[Run], rehearsal: Rehearsal) -> None:
+    """Refuses what no trial would ever log, and rungs closer than steps; `runs`: of the space's corners."""
+    steps = min(map(rehearsal.steps, runs))
     if search.looks is not None and search.looks > steps:
         raise Mistake(
             f"rungs={search.rungs}: a trial has {steps} steps, and would be looked at {search.looks} times: "
@@ -88,14 +124,15 @@ def prospect(
     gpus: float = 0.0,
 ) -> dict[str, Any]:
     """Trials that are stopped cost less: a rung passes one of so many, or more while there are few to compare
-    with, or while each new one is better than those before it. So there is a least and a most. `gpus`: of a
-    worker."""
+    with, or while each new one is better than those before it. So there is a least and a most. `run`: that was
+    rehearsed. `gpus`: of a worker."""
     draws = _draws(space, fixed)
     epochs = statistics.fmean(draw.epochs for draw in draws)
-    steps = epochs * rehearsal.steps_per_epoch
-    dearer = statistics.fmean(draw.epochs * cost(draw).flops for draw in draws) / (epochs * cost(run).flops)
+    steps = statistics.fmean(map(rehearsal.steps, draws))
+    a_flop = rehearsal.step_seconds / _flops(run)
+    training = statistics.fmean(rehearsal.steps(draw) * _flops(draw) * a_flop for draw in draws)
     looks = search.looks or statistics.fmean(map(_own_looks, draws))
-    whole = steps * rehearsal.step_seconds * dearer + looks * rehearsal.look_seconds
+    whole = training + looks * rehearsal.look_seconds
     final = search.finalists * (search.seeds - 1)
     winner = (search.retrain or 0) / epochs
     its_workers = workers_of_the_best(search, concurrent, run)
@@ -106,7 +143,7 @@ def prospect(
     worker_hours = [(trials + winner) * whole * search.workers_per_trial / 3600 for trials in every]
     return {
         "steps_of_a_trial": round(steps),
-        "seconds_of_a_step": round(rehearsal.step_seconds * dearer, 4),
+        "seconds_of_a_step": round(training / steps, 4),
         "seconds_of_a_look": round(rehearsal.look_seconds, 3),
         "whole_trials": [round(trials, 2) for trials in every],
         "worker_hours": worker_hours,
@@ -119,6 +156,11 @@ def prospect(
 def _turns(trials: int, share: float, concurrent: int) -> float:
     """Whole trials one after another: the best one is never stopped, and none is shared between slots."""
     return math.ceil(trials / concurrent) if share == 1 else max(1.0, trials * share / concurrent)
+
+
+def _flops(run: Run) -> int:
+    """Of a step."""
+    return run.batch * cost(run).flops
 
 
 def _own_looks(run: Run) -> float:

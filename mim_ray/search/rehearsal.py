@@ -1,15 +1,17 @@
 """Two steps and a look before a search begins: how long they take, and what there is to be searched for."""
 
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mim_ray.evaluate.online import Onlooker
+from mim_ray.run import Run
 from mim_ray.training.job import Job
 from mim_ray.training.pieces import pieces_that_fit
 from mim_ray.training.place import Place
 from mim_ray.training.schedule import planned
 from mim_ray.training.step import Stepper
-from mim_ray.training.worker import loader_for
+from mim_ray.training.worker import loader_for, usual_epoch
 
 WARM, TIMED = 1, 2
 ALWAYS = (
@@ -20,15 +22,29 @@ ALWAYS = (
 
 
 class Rehearsal(NamedTuple):
-    steps_per_epoch: int
-    step_seconds: float
-    look_seconds: float
-    metrics: list[str]
+    pictures: int
+    """Of the set."""
+    samples: int
+    """Of those the ones that are learnt from, where only a few are."""
+    step_seconds: float = 0.0
+    look_seconds: float = 0.0
+    metrics: Sequence[str] = ()
+
+    def epoch(self, run: Run) -> int:
+        """Samples of an epoch, of any run on the same set."""
+        return run.data.samples_per_epoch or (self.pictures if usual_epoch(run) == "all" else self.samples)
+
+    def steps(self, run: Run) -> int:
+        return run.epochs * (self.epoch(run) // run.batch)
 
 
 def rehearsed(job: Job, place: Place) -> dict[str, Any]:
-    """On every worker, as a trial would be; nothing is kept."""
+    """On every worker, as a trial would be; nothing is kept. Where no epoch has such a batch: the sizes alone."""
     run = job.run
+    small = loader_for(run.model_copy(update={"batch": place.world}), place)
+    sizes = Rehearsal(len(small.beton), small.order.samples)
+    if sizes.epoch(run) < run.batch:
+        return sizes._asdict()
     loader = loader_for(run, place)
     plan = planned(run, loader.steps_per_epoch)
     stepper = Stepper(run, place, plan, pieces_that_fit(run, place))
@@ -49,9 +65,8 @@ def rehearsed(job: Job, place: Place) -> dict[str, Any]:
             found = onlooker.look(stepper.judged)
             began = time.perf_counter()
             onlooker.look(stepper.judged)  # the first one has decoded its pictures
-    return Rehearsal(
-        loader.steps_per_epoch,
-        min(seconds[WARM:] or seconds),
-        time.perf_counter() - began,
-        [*found, *names],
+    return sizes._replace(
+        step_seconds=min(seconds[WARM:] or seconds),
+        look_seconds=time.perf_counter() - began,
+        metrics=[*found, *names],
     )._asdict()

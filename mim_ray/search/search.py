@@ -10,20 +10,19 @@ from typing import Any
 
 from mim_ray.errors import Failure, Mistake
 from mim_ray.methods import resolved
-from mim_ray.ray_room import check_room, resources_of_a_worker
 from mim_ray.ray_train import connected
 from mim_ray.resume import absolute, refuse_secrets
 from mim_ray.run import Run
 from mim_ray.search import report
+from mim_ray.search.again import begun_in, fitted, of_any_trial, with_trials
 from mim_ray.search.answer import answer_of, best_values, known_answer, written_down
 from mim_ray.search.asking import REHEARSAL, asked_of, check_end, check_labels, described, facts, looked_at, sized
 from mim_ray.search.busy import busy_share
 from mim_ray.search.finale import retrained
 from mim_ray.search.home import Home, with_home
-from mim_ray.search.memory import Memory, Record
+from mim_ray.search.memory import Memory
 from mim_ray.search.plan import PLAN, Plan, Search, imposed, read_plan, refuse_idle_words, refuse_words_of_a_search
 from mim_ray.search.points import check
-from mim_ray.search.prospect import concurrency, still_fitting
 from mim_ray.search.sitting import Sitting
 from mim_ray.search.space import load, run_of
 from mim_ray.storage import LOCK, Folder
@@ -84,32 +83,20 @@ def search(
 
 
 def resumed(
-    name: str, storage: str | None, uri: str | None, *, address: str | None, concurrent: str | None = None
+    name: str, storage: str | None, uri: str | None, anew: Mapping[str, str], *, address: str | None
 ) -> dict[str, Any]:
-    """On with what was begun, wherever its folder is; `concurrent`: trials at a time from now on."""
+    """On with what was begun, wherever its folder is; `anew`: words of ANEW."""
     folder = _folder_of(name, Folder(absolute(storage or Run().storage)), resolved_uri(uri))
     with folder.held(f"{name} is being searched by another process"):
-        plan = read_plan(folder)
+        plan = with_trials(read_plan(folder), anew.get("trials"))
         plan = plan._replace(tracking_uri=plan.uri if uri is None else resolved_uri(uri))
         if (answer := known_answer(plan)) is not None:
             _ended(plan)
             return answer
         with connected(address, dashboard=True):
-            run = resolved(*plan.of_trial(Record(0, {}, {})))
-            needed = resources_of_a_worker(run)
-            check_room(run, needed, word="workers_per_trial")
-            return _searched(with_home(_fitted(plan, needed, concurrent), run.tracking.experiment), address)
-
-
-def _fitted(plan: Plan, needed: Mapping[str, float], concurrent: str | None) -> Plan:
-    """As many trials at a time as there is room for now; `concurrent`: as many as are asked for now."""
-    if concurrent is not None:
-        plan = plan._replace(words={**plan.words, "concurrent": concurrent})
-        return plan._replace(concurrent=concurrency(plan.search, needed))
-    now = still_fitting(plan.search, needed)
-    if now < plan.concurrent:
-        logger.warning("the cluster has room for %d trials at a time by now, and had for %d", now, plan.concurrent)
-    return plan._replace(concurrent=now)
+            experiment = of_any_trial(plan).tracking.experiment
+            now = fitted(plan, anew)
+            return _searched(now._replace(run_id=with_home(plan, experiment).run_id), address)
 
 
 def _folder_of(name: str, storage: Folder, uri: str) -> Folder:
@@ -134,6 +121,7 @@ def _searched(plan: Plan, address: str | None) -> dict[str, Any]:
     try:
         with asking() as asked:
             is_done = Sitting(plan, memory, home, asked).is_done()
+            is_late = not is_done and own.seconds is not None and time.monotonic() - began >= own.seconds
             trained = sum(record.seconds for record in memory) - before
             share = busy_share(plan.folder, trained, plan.concurrent * (time.monotonic() - began))
             busy = {} if share is None else {"search/busy_share": share}
@@ -147,7 +135,7 @@ def _searched(plan: Plan, address: str | None) -> dict[str, Any]:
                 _tidied(plan, memory)
             status = "FINISHED" if result["finished"] else "KILLED"
             if not result["finished"]:
-                logger.warning("it is not at its end: go on with mim-ray search --resume %s", plan.name)
+                logger.warning("%s", _what_is_left(plan, is_late))
             return result
     except (KeyboardInterrupt, SystemExit):
         logger.info("stopped: go on with mim-ray search --resume %s", plan.name)
@@ -155,6 +143,17 @@ def _searched(plan: Plan, address: str | None) -> dict[str, Any]:
         raise
     finally:
         home.close(files, best_values(memory, own) | busy, status, memory)
+
+
+def _what_is_left(plan: Plan, is_late: bool) -> str:
+    """Where the time was up, also how to come to an end without further trials."""
+    own, begun = plan.search, begun_in(plan)
+    words = f"it is not at its end: go on with mim-ray search --resume {plan.name}"
+    if not is_late or own.searcher == "grid" or begun == own.trials:
+        return words
+    final = "finals" if own.finalists else "end"
+    way = f"add trials={begun} to go to the {final} with these"
+    return f"after {begun} of {own.trials} trials its time is up, and {words}; {way}"
 
 
 def _with_winner(plan: Plan, home: Home, result: dict[str, Any], address: str | None) -> dict[str, Any]:

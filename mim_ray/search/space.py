@@ -1,7 +1,8 @@
 """A question: which settings of a method are searched, and between which bounds. The door to Tune's domains."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,8 +137,15 @@ def run_of(space: Space, words: Mapping[str, str], fixed: Mapping[str, str]) -> 
     """What a trial would be, or why there is none, in words that name the space and what was drawn."""
     method, drawn = space.sentence(words)
     rest = {path: text for path, text in fixed.items() if path != METHOD}
-    try:
+    with told_at(space, words):
         return resolved(method, {**rest, **drawn})
+
+
+@contextmanager
+def told_at(space: Space, words: Mapping[str, str]) -> Iterator[None]:
+    """Refusals name the space and what was drawn."""
+    try:
+        yield
     except Mistake as mistake:
         where = " ".join(f"{path}={text}" for path, text in words.items())
         raise Mistake(f"space {space.name} at {where}: {mistake}") from None

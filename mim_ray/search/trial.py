@@ -210,7 +210,7 @@ def job_of_trial(plan: Plan, record: Record) -> Job:
     uri = plan.uri
     if folder.has(JOB):
         job = job_of(folder.read(JOB))
-        here = {**job.overrides, "storage": words["storage"]}  # it may have been moved
+        here = {**job.overrides, **plan.share, "storage": words["storage"]}  # it may have been moved
         return entered(job._replace(overrides=here, tracking_uri=uri), {})
     job = begun(method, words, False, "auto")._replace(tracking_uri=uri)
     if uri is None or plan.run_id is None:

@@ -63,7 +63,7 @@ def work(job: Job, place: Place, stepper_of: type[Stepper] = Stepper) -> dict[st
         }
 
 
-def _usual_epoch(run: Run) -> Literal["all"] | None:
+def usual_epoch(run: Run) -> Literal["all"] | None:
     """Of few pictures as of all, but where their labels are learnt."""
     has_few = run.data.few != Subset()
     return "all" if has_few and not isinstance(run.method.target, Labels) else None
@@ -80,7 +80,7 @@ def loader_for(run: Run, place: Place) -> Loader:
         seed=run.seed,
         rank=place.rank,
         world=place.world,
-        samples_per_epoch=run.data.samples_per_epoch or _usual_epoch(run),
+        samples_per_epoch=run.data.samples_per_epoch or usual_epoch(run),
         device=place.device,
         backend=run.data.backend,
         threads=run.data.threads or max(1, torch.get_num_threads() - 1),

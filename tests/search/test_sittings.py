@@ -11,7 +11,7 @@ import pytest
 
 from mim_ray import cli
 from mim_ray.errors import Failure, Mistake
-from mim_ray.search import prospect, sitting
+from mim_ray.search import again, prospect, sitting
 from mim_ray.search import search as room
 from mim_ray.search.answer import ANSWER
 from mim_ray.search.asking import Asking
@@ -131,7 +131,9 @@ def test_an_answer_that_is_known_needs_no_cluster(
     plan = plan_at(tmp_path, trials=2)
     result = searched(plan)
     monkeypatch.setattr(room, "connected", pytest.fail)
-    assert room.resumed("played", str(tmp_path), None, address=None) == json.loads(json.dumps(result))
+    known = json.loads(json.dumps(result))
+    for words in {}, {"trials": "2"}:
+        assert room.resumed("played", str(tmp_path), None, words, address=None) == known
     assert world.sittings == 1
 
 
@@ -149,11 +151,12 @@ def test_on_a_smaller_cluster_it_goes_on_with_fewer_at_a_time(
 ) -> None:  # fmt: skip
     plan_at(tmp_path, trials=8, concurrent=4)._replace(concurrent=4).write()
     monkeypatch.setattr(room, "connected", lambda *_, **__: nullcontext())
-    monkeypatch.setattr(room, "resources_of_a_worker", lambda _: {"CPU": 1.0})
-    monkeypatch.setattr(room, "check_room", lambda *_, **__: None)
+    monkeypatch.setattr(again, "resources_of_a_worker", lambda _: {"CPU": 1.0})
+    monkeypatch.setattr(again, "check_room", lambda *_, **__: None)
+    monkeypatch.setattr(again, "workers_that_fit", lambda _: 99)
     monkeypatch.setattr(prospect, "workers_that_fit", lambda _: room_for)
     monkeypatch.setattr(prospect, "grows", lambda: False)
-    room.resumed("played", str(tmp_path), None, address=None, **words)
+    room.resumed("played", str(tmp_path), None, words, address=None)
     assert world.at_once == at_once
     assert caplog.text.count("trials at a time by now") == bool(said)
     assert said in caplog.text
@@ -164,14 +167,15 @@ def test_more_at_a_time_than_there_is_room_for_are_refused_on_the_way_too(
 ) -> None:
     plan_at(tmp_path, trials=8).write()
     monkeypatch.setattr(room, "connected", lambda *_, **__: nullcontext())
-    monkeypatch.setattr(room, "resources_of_a_worker", lambda _: {"CPU": 1.0})
-    monkeypatch.setattr(room, "check_room", lambda *_, **__: None)
+    monkeypatch.setattr(again, "resources_of_a_worker", lambda _: {"CPU": 1.0})
+    monkeypatch.setattr(again, "check_room", lambda *_, **__: None)
+    monkeypatch.setattr(again, "workers_that_fit", lambda _: 99)
     monkeypatch.setattr(prospect, "workers_that_fit", lambda _: 2)
     monkeypatch.setattr(prospect, "grows", lambda: False)
     with pytest.raises(
         Mistake, match=r"^concurrent=3: 3 workers with 1 CPU each are more than the cluster can have"
     ):
-        room.resumed("played", str(tmp_path), None, address=None, concurrent="3")
+        room.resumed("played", str(tmp_path), None, {"concurrent": "3"}, address=None)
     assert world.sittings == 0
 
 
@@ -183,10 +187,12 @@ def test_what_may_be_said_anew_is_handed_on(monkeypatch: pytest.MonkeyPatch) -> 
         raise Mistake("enough")
 
     monkeypatch.setattr(room, "resumed", resumed)
-    assert cli.run(["search", "--resume", "played", "concurrent=2", "storage=there"]) == 2
-    assert said == ["played", "there", None, {"address": None, "concurrent": "2"}]
-    assert cli.run(["search", "--resume", "played", "trials=9"]) == 2
-    assert len(said) == 4
+    anew = ["concurrent=2", "cpus_per_worker=4", "trials=9"]
+    assert cli.run(["search", "--resume", "played", "storage=there", *anew]) == 2
+    words = {"concurrent": "2", "cpus_per_worker": "4", "trials": "9"}
+    assert said == ["played", "there", None, words, {"address": None}]
+    assert cli.run(["search", "--resume", "played", "workers_per_trial=2"]) == 2
+    assert len(said) == 5
 
 
 def test_a_plan_is_told_and_leaves_nothing(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,6 +303,23 @@ def test_when_the_time_is_up_it_says_that_there_is_more(
     world.room_for = 99
     assert searched(plan)["finished"]
     assert states(plan) == ["finished"] * 4
+
+
+def test_a_search_whose_time_is_up_can_come_to_its_end_with_what_there_is(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(room, "connected", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(room, "fitted", lambda plan, _: plan)
+    words = {"scheduler": "none", "finalists": 1, "seeds": 2}
+    world.room_for = 2
+    assert not searched(plan_at(tmp_path, trials=500, time_budget="0.001s", **words))["finished"]
+    assert "after 3 of 500 trials its time is up, and it is not at its end" in caplog.text
+    assert "--resume played; add trials=3 to go to the finals with these" in caplog.text
+    world.room_for = 99
+    result = room.resumed("played", str(tmp_path), None, {"trials": "3"}, address=None)
+    assert result["finished"]
+    assert [row["state"] for row in result["trials"]] == ["finished"] * 4
+    assert (result["best"]["trial"], result["best"]["seeds"]) == (2, 2)
 
 
 def test_how_busy_workers_were_is_of_all_sittings_that_trained(tmp_path: Path, world: World) -> None:

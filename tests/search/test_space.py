@@ -276,6 +276,13 @@ def test_a_setting_that_takes_whole_numbers_is_not_searched_between_them() -> No
         check(space_of("'method.measure.head.depth': tune.uniform(1, 8)"), {})
 
 
+def test_a_batch_that_the_workers_of_a_trial_cannot_share_is_refused() -> None:
+    space = space_of("'batch': tune.choice([1, 8])")
+    with pytest.raises(Mistake, match=r"^space own at batch=1: batch=1: leaves some of 2 workers without"):
+        check(space, {"workers": "2"})
+    check(space, {"workers": "1"})
+
+
 def test_a_grid_has_every_choice_and_points_of_every_range() -> None:
     space = space_of("'batch': tune.grid_search([8, 16]), 'optim.blr': tune.loguniform(1e-4, 1e-2)")
     found = grid(space, 3)

@@ -186,6 +186,16 @@ def test_a_search_that_was_moved_goes_on_where_it_lies(plan: Plan, slot: type[Ma
     assert slot.made
 
 
+@pytest.mark.usefixtures("slot")
+@pytest.mark.parametrize(("cores", "said", "now"), [(8, {}, "8"), (None, {"cpus_per_worker": "4"}, "4")])
+def test_a_trial_goes_on_with_the_cores_of_this_sitting(
+    plan: Plan, cores: int | None, said: dict[str, str], now: str
+) -> None:
+    begun(plan._replace(cores=16)).cleanup()
+    later = plan._replace(cores=cores, fixed={**plan.fixed, **said})
+    assert room.job_of_trial(later, known(plan.folder, 0)).overrides["cpus_per_worker"] == now
+
+
 def test_what_cannot_be_begun_says_so(plan: Plan, slot: type[MadeUpSlot], monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*_: object) -> Job:
         raise Failure("MLflow is away")
