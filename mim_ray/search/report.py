@@ -35,7 +35,7 @@ def written(records: list[Record], search: Search, space: Space, epochs: int, fo
         "learning_curves": lambda path: _curves(valued, search, epochs, path),
         "responses": lambda path: _responses(valued, records, search, space, path),
         "importance": lambda path: _importance(valued, search, space, path),
-        "front": lambda path: _front(valued, search, path),
+        "front": lambda path: _front(valued, records, search, path),
     }
     for name, draw in drawings.items():
         path = folder / f"{name}.png"
@@ -130,15 +130,16 @@ def _importance(records: list[Record], search: Search, space: Space, path: Path)
     return bool(found)
 
 
-def _front(records: list[Record], search: Search, path: Path) -> bool:
+def _front(records: list[Record], every: list[Record], search: Search, path: Path) -> bool:
+    """Of means over seeds where there are several."""
     if len(search.metric) < 2:
         return False
-    best = {record.number for record in front(records, search)}
+    best = {record.number for record in front(every, search)}
     first, second = search.metric[:2]
     points = [
-        (float(record.last(second) or 0.0), float(record.last(first) or 0.0), record.number in best)
+        (spread(record, every, second)[0], spread(record, every, first)[0], record.number in best)
         for record in records
-        if record.last(second) is not None
+        if record.last(first) is not None and record.last(second) is not None
     ]
     charts.scatter(points, (second, first), path)
     return True

@@ -51,6 +51,12 @@ def record(number: int, *values: float, state: Any = "finished", **draw: Any) ->
     return Record(number, drawn, {name: str(value) for name, value in drawn.items()}, state=state, looks=looks)
 
 
+def seed_of(number: int, of: int, *values: float, state: str = "finished") -> Record:
+    one = record(number, *values, state=state)
+    one.of, one.seed = of, number
+    return one
+
+
 @dataclass(eq=False)
 class Tried:
     trial_id: str

@@ -11,7 +11,7 @@ from mim_ray import charts
 from mim_ray.search.memory import Record
 from mim_ray.search.report import common_look, importance, value_at, written
 from mim_ray.search.space import Space
-from tests.search.played import KNN, look, plan_at, record, search_of
+from tests.search.played import KNN, look, plan_at, record, search_of, seed_of
 
 CONDITIONAL = """
 from ray import tune
@@ -99,6 +99,18 @@ def test_two_metrics_have_a_front(tmp_path: Path, space: Space) -> None:
             seen["cost/gflops"] = float(one.number)
     files = written(records, search_of(metric=f"{KNN},cost/gflops", scheduler="none"), space, 9, tmp_path)
     assert {path.name for path in files} == EVERY | {"front.png"}
+
+
+def test_the_front_is_drawn_of_means_over_seeds(
+    tmp_path: Path, space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[object] = []
+    monkeypatch.setattr(charts, "scatter", lambda points, *_: drawn.extend(points))
+    records = [record(0, 0.9), record(1, 0.6), seed_of(2, 0, 0.1)]
+    for one in records:
+        one.looks[-1]["cost/gflops"] = 1.0
+    written(records, search_of(metric=f"{KNN},cost/gflops", scheduler="none"), space, 9, tmp_path)
+    assert sorted(drawn, key=str) == [(1.0, 0.5, False), (1.0, 0.6, True)]
 
 
 @pytest.mark.parametrize("records", [[], [record(0)], [record(0, 0.1, state="failed")]])

@@ -7,15 +7,9 @@ import pytest
 from mim_ray.scores import COST, LOOKED_AT, LOSS, is_higher_better
 from mim_ray.search.memory import Record
 from mim_ray.search.results import best_of, front, ranked, rows, seeds_of, spread
-from tests.search.played import KNN, look, record, search_of
+from tests.search.played import KNN, look, record, search_of, seed_of
 
 COSTS = f"{KNN},cost/gflops"
-
-
-def seed_of(number: int, of: int, *values: float, state: str = "finished") -> Record:
-    one = record(number, *values, state=state)
-    one.of, one.seed = of, number
-    return one
 
 
 def numbers(records: list[Record]) -> list[int]:
