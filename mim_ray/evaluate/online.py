@@ -63,7 +63,7 @@ class Onlooker:
             if self.run.steps == 0:
                 classes = int(max(train.labels.max(), seen.labels.max())) + 1
                 self.verdict = Verdict(seen.labels, {"knn": votes.ranked}, classes)
-        return found
+        return found | {"collapse/alarms": float(len(alarms(found)))}
 
     @property
     def val_checksum(self) -> str | None:

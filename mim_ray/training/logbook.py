@@ -273,9 +273,9 @@ class Logbook:
             self._seen, self._seen_at = self.onlooker.look(stepper.judged), done
         self.last |= self._seen
         if self.place.rank == 0:
-            for words in (wrong := alarms(self._seen)):
+            for words in alarms(self._seen):
                 logger.warning("step %d: %s", done, words)
-            self.reporter.numbers(done, {**self._seen, "collapse/alarms": len(wrong)})
+            self.reporter.numbers(done, self._seen)
             self.place.see(done, self.last | recent(self.window))
             if self.onlooker.verdict is not None:
                 self.reporter.verdict(self.onlooker.verdict, self.run)
