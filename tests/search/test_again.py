@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -31,7 +32,7 @@ def there_are(monkeypatch: pytest.MonkeyPatch) -> There:
     return nodes
 
 
-def begun(folder: Path, cores: int | None = 16, **words: object) -> Plan:
+def begun(folder: Path, cores: int | None = 16, **words: Any) -> Plan:
     return plan_at(folder, **words)._replace(cores=cores, concurrent=1)
 
 

@@ -310,7 +310,7 @@ def test_a_search_whose_time_is_up_can_come_to_its_end_with_what_there_is(
 ) -> None:
     monkeypatch.setattr(room, "connected", lambda *_, **__: nullcontext())
     monkeypatch.setattr(room, "fitted", lambda plan, _: plan)
-    words = {"scheduler": "none", "finalists": 1, "seeds": 2}
+    words: dict[str, Any] = {"scheduler": "none", "finalists": 1, "seeds": 2}
     world.room_for = 2
     assert not searched(plan_at(tmp_path, trials=500, time_budget="0.001s", **words))["finished"]
     assert "after 3 of 500 trials its time is up, and it is not at its end" in caplog.text
