@@ -48,7 +48,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "charts": set(),
     "ray_group": set(),
     "ray_room": {"errors", "run"},
-    "ray_train": {"board", "errors", "ray_group", "ray_room", "run", "storage", "training"},
+    "ray_token": {"errors"},
+    "ray_train": {"board", "errors", "ray_group", "ray_room", "ray_token", "run", "storage", "training"},
     "promotion": {"errors", "scores", "tracking"},
     "search": BASEMENT
     | {
@@ -121,7 +122,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "processes": set(),
     "revision": set(),
     "fake_cluster": {"errors", "processes"},
-    "submit": {"errors", "revision"},
+    "submit": {"errors", "ray_token", "revision"},
     "options": {"config"},
     "cluster_cli": {"config", "errors", "fake_cluster", "judge", "methods", "options", "output", "resume"}
     | {"submit"},
@@ -153,7 +154,15 @@ DOORS = {
     "numba": ("data/",),
     "llvmlite": ("data/",),
     "timm": ("encoders/", "training/optim.py", "step_bench.py"),
-    "ray": ("ray_train.py", "ray_group.py", "ray_room.py", "search/", "submit.py", "fake_cluster.py"),
+    "ray": (
+        "ray_train.py",
+        "ray_group.py",
+        "ray_room.py",
+        "ray_token.py",
+        "search/",
+        "submit.py",
+        "fake_cluster.py",
+    ),
     "optuna": ("search/",),
     "mlflow": ("tracking/",),
 }
