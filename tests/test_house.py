@@ -31,18 +31,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"grammar", "grammar_of_pictures", "views", "world", "transforms", "encoders", "measures"},
     "scores": set(),
     "memory": set(),
+    "precision": set(),
     "run": BASEMENT | {"data", "encoders", "measures", "scores", "siamese", "transforms"},
     "methods": BASEMENT | {"transforms", "encoders", "measures", "siamese", "run"},
     "weights": BASEMENT | {"blocks", "transforms", "encoders", "measures", "siamese", "storage", "views"},
     "cost": {"blocks", "encoders", "measures", "run", "siamese", "transforms"},
-    "step_bench": {"bench", "blocks", "cost", "methods", "siamese", "training", "views"},
+    "step_bench": {"bench", "blocks", "cost", "methods", "precision", "siamese", "training", "views"},
     "data": BASEMENT | {"transforms", "bench"},
     "tracking": BASEMENT | {"fence", "scores"},
     "storage": {"errors"},
     "fence": {"errors", "storage"},
     "training": BASEMENT
     | {"cost", "data", "encoders", "evaluate", "fence", "measures", "memory", "methods", "model_card", "models"}
-    | {"run", "scores", "siamese", "storage"}
+    | {"precision", "run", "scores", "siamese", "storage"}
     | {"revision", "tracking", "views", "weights", "world"},
     "board": set(),
     "charts": set(),
@@ -112,7 +113,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"data", "fence", "methods", "models", "phrases", "ray_train", "revision", "run", "storage", "tracking"}
     | {"training"},
     "spaces": set(),
-    "doctor": {"data", "errors"},
+    "doctor": {"data", "errors", "precision"},
     "turns": {"data", "ray_train", "run", "training", "views"},
     "train_bench": {"bench", "config", "data", "errors", "methods", "tracking", "training", "turns"},
     "search_bench": {"errors"},
