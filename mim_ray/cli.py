@@ -12,7 +12,7 @@ import typer
 from mim_ray.cluster_cli import add_cluster_commands
 from mim_ray.config import parse, paths
 from mim_ray.data_cli import add_data_commands
-from mim_ray.errors import Failure, Mistake, nearest
+from mim_ray.errors import Failure, Mistake, nearest, without_secrets
 from mim_ray.eval_cli import add_eval_commands
 from mim_ray.models_cli import add_models_commands
 from mim_ray.options import Address, Json, Overrides, Track, sentence
@@ -20,6 +20,7 @@ from mim_ray.output import cost_lines, keep, print_command, print_json, print_ta
 from mim_ray.progress import quiet_logs
 from mim_ray.search_cli import add_search_command
 from mim_ray.tracking.results import in_use
+from mim_ray.tracking.run import DATABASE, SQLITE
 
 if TYPE_CHECKING:
     from mim_ray.run import Run
@@ -255,9 +256,15 @@ def demo(
     )
     if result["model"] is not None:
         print(
-            f"The model: {result['model']}, registered in MLflow (mlflow ui --backend-store-uri sqlite:///mlflow.db)\n"
+            f"The model: {result['model']}, registered in MLflow ({_way_to_runs()})\n"
             f"Load it:   python -c 'import mim_ray; print(mim_ray.load(\"{result['model']}\").card)'"
         )
+
+
+def _way_to_runs() -> str:
+    """A server's address, or the command that shows a database."""
+    uri = without_secrets(os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{DATABASE}")
+    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
 
 
 def _say(message: str, code: int) -> int:

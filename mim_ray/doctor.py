@@ -21,6 +21,7 @@ from mim_ray.data import native
 from mim_ray.data.beton import Beton
 from mim_ray.data.memory import available_bytes, in_words
 from mim_ray.errors import without_secrets
+from mim_ray.precision import has_bf16
 
 APT = "apt-get install pkg-config libopencv-dev libturbojpeg0-dev g++ python3-dev"
 REACH_SECONDS = 3.0
@@ -83,12 +84,10 @@ def _ffcv() -> Finding:
 def _torch() -> Iterator[Finding]:
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         yield Finding("torch", "ok", f"{torch.__version__}, CUDA: {names}")
     else:
-        bf16 = _cpu_flag("avx512_bf16") or _cpu_flag("amx_bf16")
         yield Finding("torch", "ok", f"{torch.__version__}, CPU with {torch.get_num_threads()} threads")
-    if bf16:
+    if has_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu")):
         yield Finding("bf16", "ok", "in hardware")
     else:
         yield Finding(
@@ -97,13 +96,6 @@ def _torch() -> Iterator[Finding]:
             "not in hardware: training runs in fp32",
             "a GPU since Ampere or a CPU with AVX512-BF16",
         )
-
-
-def _cpu_flag(flag: str) -> bool:
-    try:
-        return flag in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
 
 
 def _ray() -> Finding:

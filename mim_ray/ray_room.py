@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import ray
@@ -20,6 +20,9 @@ ROOM_SECONDS = 60.0
 
 GROWTH_SECONDS = 5.0
 """How often an elastic run looks for room itself, to have a checkpoint when it grows."""
+
+ROOM_STAYS_SECONDS = 60.0
+"""For so long it counts as seen: where others' work comes and goes, not every gap is worth a checkpoint."""
 
 LOST_ROOM_SECONDS = 1800.0
 """How long it waits for nodes where no autoscaler brings them."""
@@ -97,12 +100,17 @@ def has_lost_its_room(run: Run, needed: dict[str, float]) -> bool:
 
 
 def can_have_more_workers(run: Run, needed: dict[str, float], workers: int) -> bool:
-    return workers < min(run.most_workers, workers_that_fit(needed))
+    """In what nobody uses now, beside those that it has."""
+    free = ray._private.state.available_resources_per_node()
+    return workers < run.most_workers and _fitting(free.values(), needed) > 0
 
 
 def workers_that_fit(needed: dict[str, float]) -> int:
     """On the nodes that are there, were they free."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return _fitting([node["Resources"] for node in ray.nodes() if node["Alive"]], needed)
+
+
+def _fitting(nodes: Iterable[dict[str, float]], needed: dict[str, float]) -> int:
     asked = {name: amount for name, amount in needed.items() if amount > 0}
     return sum(int(min(node.get(name, 0) // amount for name, amount in asked.items())) for node in nodes)
 
@@ -138,6 +146,7 @@ class Watch:
     def __init__(self, run: Run, needed: dict[str, float]) -> None:
         self._run, self._needed, self._heard = run, needed, -1
         self._news_at = self._said_at = self._looked_at = time.monotonic()
+        self._room_at, self._room_beside = 0.0, 0
 
     def look(self, heard: int) -> None:
         """`heard`: how often workers have been heard of."""
@@ -161,7 +170,11 @@ class Watch:
         if self._run.least_workers == self._run.most_workers or now - self._looked_at < GROWTH_SECONDS:
             return None
         self._looked_at = now
-        return _answered(can_have_more_workers, self._run, self._needed, workers)
+        seen = _answered(can_have_more_workers, self._run, self._needed, workers)
+        if seen:
+            self._room_at, self._room_beside = now, workers
+        stays = workers == self._room_beside and now - self._room_at < ROOM_STAYS_SECONDS
+        return stays if seen is False else seen
 
 
 def _answered(question: Callable[..., Answer], *of: Any) -> Answer | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 import ray.train.torch
-from ray.exceptions import RayActorError
+from ray.exceptions import AuthenticationError, RayActorError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -20,6 +20,7 @@ from mim_ray.board import Board
 from mim_ray.errors import Diverged, Failure, Mistake, Overtaken
 from mim_ray.ray_group import OwnGroup, group
 from mim_ray.ray_room import Watch, check_room, free_what_the_dead_hold, resources_of_a_worker
+from mim_ray.ray_token import settle_token
 from mim_ray.run import Run
 from mim_ray.storage import Folder
 from mim_ray.training.asked import asking
@@ -257,13 +258,15 @@ def connected(address: str | None, *, dashboard: bool = False) -> Iterator[None]
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
+    if address and address != "local":
+        settle_token(address)
     try:
         if address:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         else:
             os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 lets whatever else runs here go first
             ray.init(address="local", log_to_driver=False, logging_level="ERROR", include_dashboard=dashboard)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise Failure(
             f"no Ray cluster at {address or 'this machine'} ({reason}): start one, or leave --address out"

@@ -88,6 +88,12 @@ def _found_in(storage: Folder, name: str, overrides: Mapping[str, object], uri: 
     """
     job = job_of(storage.below(name).read(JOB))
     job = job._replace(overrides={**job.overrides, "storage": storage.url})
+    found, own = storage.below(name), job.run.name
+    if found.root.rstrip("/") != job.folder.root.rstrip("/"):
+        raise Mistake(
+            f"{found.url} holds the run {own}, which goes on in a folder of its name alone: expected it to be "
+            f"called {own}, in another storage= where it is a copy"
+        )
     named = job.tracking_uri is not None and "tracking.uri" in overrides
     same = job.tracking_uri is not None and without_secrets(uri) == job.tracking_uri
     if named or same:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from mim_ray.bench import Finding, paired
 from mim_ray.cost import cost
 from mim_ray.methods import resolved
+from mim_ray.precision import has_bf16
 from mim_ray.siamese import Siamese
-from mim_ray.training.step import has_bf16
 from mim_ray.views import Tokens, View
 
 PICTURES = 16

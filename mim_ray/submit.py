@@ -12,12 +12,13 @@ import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 from urllib.parse import urlsplit
 
 from mim_ray.errors import Failure, Mistake, without_secrets
+from mim_ray.ray_token import WANTED, refused, take_up_token
 from mim_ray.revision import SAID, revision_of
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _reason(details: "JobDetails") -> str:
 
 
 def _client(url: str) -> "JobSubmissionClient":
-    _settle_token(os.environ)
+    take_up_token()
     _ask(url)
     os.environ["RAY_API_SERVER_ADDRESS"] = url  # Ray prefers this, and even RAY_ADDRESS, to the argument
     from ray.exceptions import AuthenticationError
@@ -105,9 +106,7 @@ def _client(url: str) -> "JobSubmissionClient":
 
 
 def _refusal(said: str) -> str:
-    if "invalid" in said.lower():
-        return "refused the token: RAY_AUTH_TOKEN (or the file of RAY_AUTH_TOKEN_PATH) is not that of this cluster"
-    return "wants a token: set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file that holds it"
+    return refused() if "invalid" in said.lower() else WANTED
 
 
 def _ask(url: str) -> None:
@@ -131,20 +130,6 @@ def _dashboard(address: str | None, environment: Mapping[str, str]) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise Mistake(f"address {url!r}: the URL of the head's dashboard is expected, such as {TUNNEL}")
     return url.rstrip("/")
-
-
-def _settle_token(environment: MutableMapping[str, str]) -> None:
-    """Ray looks at a token only where RAY_AUTH_MODE says so, and ends the process where its file is missing."""
-    path = environment.get("RAY_AUTH_TOKEN_PATH")
-    if path and not environment.get("RAY_AUTH_TOKEN") and not _holds_a_word(Path(path)):
-        raise Mistake(f"RAY_AUTH_TOKEN_PATH={path}: no file with a token")
-    has_token = environment.get("RAY_AUTH_TOKEN") or path or (Path.home() / ".ray" / "auth_token").is_file()
-    if has_token and not environment.get("RAY_AUTH_MODE"):
-        environment["RAY_AUTH_MODE"] = "token"
-
-
-def _holds_a_word(file: Path) -> bool:
-    return file.is_file() and bool(file.read_text().strip())
 
 
 def _forwarded(environment: Mapping[str, str]) -> dict[str, str]:

@@ -32,6 +32,7 @@ def test_it_ends_with_a_model_that_can_be_loaded(
     assert cli.run(["demo", "out"]) == 0
     said = capsys.readouterr().out
     assert "2 steps on 240 generated pictures" in said
+    assert "in MLflow (mlflow ui --backend-store-uri sqlite:///mlflow.db)\n" in said
     (line,) = [line for line in said.splitlines() if line.startswith("Load it:")]
     command = line.removeprefix("Load it:").strip().replace("python", sys.executable, 1)
     card = subprocess.check_output(command, shell=True, text=True, cwd=tmp_path, env=dict(os.environ))
@@ -47,6 +48,17 @@ def test_it_ends_with_a_model_that_can_be_loaded(
     assert cli.run(["demo", "out", "--json", "--no-track"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert (again["run_id"], again["model"]) == (None, None)
+
+
+def test_its_last_words_name_the_server_that_has_the_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("steps", "samples", "beton", "workers", "seconds", "picture", "name", "checkpoint")
+    result = {"probe": {}, "model": "mim-encoder/1", **dict.fromkeys(names, 1)}
+    monkeypatch.setattr(demo, "demo", lambda *_, **__: result)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@tracking.example:5000")
+    assert cli.run(["demo"]) == 0
+    assert "registered in MLflow (http://tracking.example:5000)\n" in capsys.readouterr().out
 
 
 def test_its_words_are_a_run() -> None:

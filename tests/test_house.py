@@ -31,24 +31,26 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"grammar", "grammar_of_pictures", "views", "world", "transforms", "encoders", "measures"},
     "scores": set(),
     "memory": set(),
+    "precision": set(),
     "run": BASEMENT | {"data", "encoders", "measures", "scores", "siamese", "transforms"},
     "methods": BASEMENT | {"transforms", "encoders", "measures", "siamese", "run"},
     "weights": BASEMENT | {"blocks", "transforms", "encoders", "measures", "siamese", "storage", "views"},
     "cost": {"blocks", "encoders", "measures", "run", "siamese", "transforms"},
-    "step_bench": {"bench", "blocks", "cost", "methods", "siamese", "training", "views"},
+    "step_bench": {"bench", "blocks", "cost", "methods", "precision", "siamese", "training", "views"},
     "data": BASEMENT | {"transforms", "bench"},
     "tracking": BASEMENT | {"fence", "scores"},
     "storage": {"errors"},
     "fence": {"errors", "storage"},
     "training": BASEMENT
     | {"cost", "data", "encoders", "evaluate", "fence", "measures", "memory", "methods", "model_card", "models"}
-    | {"run", "scores", "siamese", "storage"}
+    | {"precision", "run", "scores", "siamese", "storage"}
     | {"revision", "tracking", "views", "weights", "world"},
     "board": set(),
     "charts": set(),
     "ray_group": set(),
     "ray_room": {"errors", "run"},
-    "ray_train": {"board", "errors", "ray_group", "ray_room", "run", "storage", "training"},
+    "ray_token": {"errors"},
+    "ray_train": {"board", "errors", "ray_group", "ray_room", "ray_token", "run", "storage", "training"},
     "promotion": {"errors", "scores", "tracking"},
     "search": BASEMENT
     | {
@@ -111,7 +113,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"data", "fence", "methods", "models", "phrases", "ray_train", "revision", "run", "storage", "tracking"}
     | {"training"},
     "spaces": set(),
-    "doctor": {"data", "errors"},
+    "doctor": {"data", "errors", "precision"},
     "turns": {"data", "ray_train", "run", "training", "views"},
     "train_bench": {"bench", "config", "data", "errors", "methods", "tracking", "training", "turns"},
     "search_bench": {"errors"},
@@ -121,7 +123,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "processes": set(),
     "revision": set(),
     "fake_cluster": {"errors", "processes"},
-    "submit": {"errors", "revision"},
+    "submit": {"errors", "ray_token", "revision"},
     "options": {"config"},
     "cluster_cli": {"config", "errors", "fake_cluster", "judge", "methods", "options", "output", "resume"}
     | {"submit"},
@@ -153,7 +155,15 @@ DOORS = {
     "numba": ("data/",),
     "llvmlite": ("data/",),
     "timm": ("encoders/", "training/optim.py", "step_bench.py"),
-    "ray": ("ray_train.py", "ray_group.py", "ray_room.py", "search/", "submit.py", "fake_cluster.py"),
+    "ray": (
+        "ray_train.py",
+        "ray_group.py",
+        "ray_room.py",
+        "ray_token.py",
+        "search/",
+        "submit.py",
+        "fake_cluster.py",
+    ),
     "optuna": ("search/",),
     "mlflow": ("tracking/",),
 }

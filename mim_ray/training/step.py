@@ -14,6 +14,7 @@ from mim_ray.draws import Purpose, keys
 from mim_ray.encoders.cnn import CNN
 from mim_ray.encoders.target import follow, shadow_of
 from mim_ray.errors import Failure
+from mim_ray.precision import has_bf16
 from mim_ray.run import Run
 from mim_ray.siamese import Siamese
 from mim_ray.training.optim import groups, load_optimiser_tensors, optimiser_for, optimiser_tensors
@@ -192,13 +193,6 @@ def together(one: Measured, other: Measured) -> Measured:
 
 def wants_bf16(run: Run, device: torch.device) -> bool:
     return has_bf16(device) if run.precision == "auto" else run.precision == "bf16"
-
-
-def has_bf16(device: torch.device) -> bool:
-    """In its hardware; what is emulated is many times slower than single precision."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _copied(tensors: Tensors) -> Tensors:

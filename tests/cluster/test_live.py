@@ -22,6 +22,17 @@ where = ray.remote(num_cpus=1)(lambda: ray.get_runtime_context().get_node_id())
 print("ran on", ray.get(where.remote()))
 """
 
+CONNECTED = """
+import sys
+import ray
+from mim_ray.ray_train import connected, placed_here
+class Ear:
+    def hear(self):
+        return "heard"
+with connected(sys.argv[1]):
+    print(ray.get(placed_here(Ear).hear.remote()))
+"""
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[FakeCluster]:
@@ -86,3 +97,18 @@ def test_a_token_that_is_not_its_own_is_refused_in_words(submit: Submit) -> None
     (line,) = done.stderr.splitlines()
     assert "refused the token" in line
     assert "another" not in line
+
+
+def test_a_driver_takes_up_the_token_in_the_home(cluster: FakeCluster, tmp_path: Path) -> None:
+    """Which Ray does by itself only for a cluster of this machine that it has found."""
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text(cluster.token)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", CONNECTED, cluster.address],
+        env={**kept, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "heard" in done.stderr, done.stderr

@@ -171,6 +171,22 @@ def test_what_has_to_be_set_says_so_and_nothing_else_does() -> None:
     }
 
 
+def test_who_submits_has_the_token_of_the_secret(tmp_path: Path) -> None:
+    """By the lines of the README, against a kubectl that has what they made."""
+    readme = (CLUSTER / "README.md").read_text()
+    (made,) = re.findall(r"kubectl create secret generic (\S+) --from-literal=(\w+)=", readme)
+    (export,) = re.findall(r"^export RAY_AUTH_TOKEN=.*$", readme, re.MULTILINE)
+    kubectl = tmp_path / "kubectl"
+    wanted = f"get secret {made[0]} --output jsonpath={{.data.{made[1]}}}"
+    kubectl.write_text(f'#!/bin/sh\n[ "$*" = "{wanted}" ] && printf its-own | base64\n')
+    kubectl.chmod(0o755)
+    shell = f'{export}; printf %s "$RAY_AUTH_TOKEN"'
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    assert subprocess.check_output(["bash", "-c", shell], text=True, env=environment) == "its-own"
+    assert "RAY_AUTH_TOKEN_PATH=" not in readme
+    assert load("kuberay/raycluster.yaml")["spec"]["authOptions"]["secretName"] == made[0]
+
+
 def test_links_of_the_readme_lead_somewhere_and_there_is_no_python() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", (CLUSTER / "README.md").read_text()):
         assert "://" in target or (CLUSTER / target).exists(), target

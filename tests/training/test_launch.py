@@ -152,6 +152,22 @@ def test_what_a_resumed_run_may_not_change_is_refused() -> None:
     assert train(resume="fixed", overrides={"checkpoint.keep": 1})["steps"] == 4
 
 
+def test_a_copied_or_renamed_folder_goes_on_under_its_own_name_alone() -> None:
+    train("mae", {**SMALL, "name": "own"}, track=False)
+    before = sorted(path.name for path in Path("runs/own/checkpoints").iterdir())
+    shutil.copytree("runs/own", "runs/copy")
+    for kept in ("copy", "copy/"):
+        with pytest.raises(Mistake, match=r"runs/copy/? holds the run own, .* expected it to be called own"):
+            train(resume=kept)
+    Path("runs/own").rename("elsewhere")
+    with pytest.raises(Mistake, match=r"runs/copy holds the run own"):
+        train(resume="copy")
+    assert not Path("runs/own").exists()
+    Path("elsewhere").rename("runs/own")
+    assert train(resume="own/")["name"] == "own"
+    assert sorted(path.name for path in Path("runs/own/checkpoints").iterdir()) == before
+
+
 def test_what_a_resume_changes_is_kept(here: Path) -> None:
     """By the next one and in MLflow, but for the parameters, which it never changes; not where it is refused."""
     result = train("mae", {**SMALL, "name": "kept"})

@@ -20,6 +20,11 @@ def there_are(monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, float]) -> None
     monkeypatch.setattr(ray_room, "grows", lambda: False)
 
 
+def free_are(monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, float]) -> None:
+    free = dict(enumerate(nodes))
+    monkeypatch.setattr(ray._private.state, "available_resources_per_node", lambda: free)
+
+
 @pytest.mark.parametrize(
     ("cores", "workers", "each"),
     [
@@ -54,9 +59,26 @@ def test_what_a_cluster_cannot_give_is_refused_in_words(monkeypatch: pytest.Monk
 
 def test_an_elastic_run_has_a_checkpoint_made_when_it_could_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     run = resolved("mae", {"workers": "1:3", "cpus_per_worker": 1})
-    for nodes, workers, more in (1, 1, False), (2, 1, True), (3, 3, False), (9, 3, False), (9, 2, True):
-        there_are(monkeypatch, *({"CPU": 1.0} for _ in range(nodes)))
+    for free, workers, more in (0, 1, False), (1, 1, True), (0, 3, False), (6, 3, False), (7, 2, True):
+        free_are(monkeypatch, *({"CPU": 1.0} for _ in range(free)))
         assert can_have_more_workers(run, {"CPU": 1}, workers) is more
+    free_are(monkeypatch, {"CPU": 1.0, "GPU": 1.0}, {"memory": 1e9})
+    assert not can_have_more_workers(run, {"CPU": 2}, 1)
+
+
+def test_what_others_use_is_no_room_to_grow_until_they_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the checkpoint is made then, and not at the start; nor again for each gap between their tasks."""
+    there_are(monkeypatch, {"CPU": 1.0}, {"CPU": 1.0})
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    watch = ray_room.Watch(resolved("mae", {"workers": "1:2"}), {"CPU": 1.0})
+    told = []
+    for now[0], free in (10, 0.0), (20, 0.0), (30, 1.0), (40, 0.0), (50, 1.0), (60, 0.0), (120, 0.0), (130, 1.0):
+        free_are(monkeypatch, {"CPU": free})
+        told.append(watch.sees_room_for_more_than(1))
+    assert told == [False, False, True, True, True, True, False, True]
+    now[0] = 140
+    assert watch.sees_room_for_more_than(2) is False  # it has grown
 
 
 def test_a_run_says_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +114,7 @@ def test_a_control_store_that_does_not_answer_ends_no_run(monkeypatch: pytest.Mo
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     watch = ray_room.Watch(resolved("mae", {"workers": "1:2"}), {"CPU": 1.0})
     monkeypatch.setattr(ray, "nodes", away)
+    monkeypatch.setattr(ray._private.state, "available_resources_per_node", away)
     for now[0] in (100, 4000):
         watch.look(1)
         assert watch.sees_room_for_more_than(1) is None
