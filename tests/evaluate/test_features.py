@@ -94,14 +94,17 @@ def test_features_that_collapse_are_told(beton: Path) -> None:
     onlooker = Onlooker(run, torch.device("cpu"))
     well = onlooker.look(model)
     assert set(well) == {
-        "collapse/feature_spread", "collapse/patch_similarity", "eval/knn_top1", "eval/knn_top5",
+        "collapse/feature_spread", "collapse/patch_similarity", "collapse/alarms",
+        "eval/knn_top1", "eval/knn_top5",
     }  # fmt: skip
+    assert well["collapse/alarms"] == 0
     assert alarms(well) == []
     assert model.training
     norm: Any = model.online.encoder.norm
     norm.bias.data.fill_(0.5)
     norm.weight.data.zero_()
-    said = alarms(onlooker.look(model))
+    said = alarms(badly := onlooker.look(model))
+    assert badly["collapse/alarms"] == len(said)
     assert [words.split(" to")[0].split(" of")[0] for words in said] == ["all pictures look alike", "all patches"]
 
 

@@ -33,6 +33,9 @@ FILES_AT_THE_END = 17
 """Of a tracked run: eight of the encoder (weights, cards, example, what MLflow serves it by), nine of the
 method."""
 
+ENTRIES_AT_THE_END = FILES_AT_THE_END + 1
+"""Of its journal: the step of that model comes after them."""
+
 
 class Ended(NamedTuple):
     code: int | None

@@ -265,7 +265,11 @@ def left_by(job: Path) -> dict[str, Any]:
     sent = json.loads((run / "journal" / "sent.json").read_text())["bytes"]
     return {
         "checkpoints": [(name, checkpoints.checksum(name)) for name in checkpoints.names()],
-        "logged": [(line["step"], line["metrics"]["train/loss"]) for line in lines if "step" in line],
+        "logged": [
+            (line["step"], line["metrics"]["train/loss"])
+            for line in lines
+            if "train/loss" in line.get("metrics", ())
+        ],
         "files": sum("copy" in line for line in lines),
         "unsent": (run / "journal" / "metrics.jsonl").stat().st_size - sent,
         "in MLflow": [(point.step, point.value) for point in history],
