@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import optuna
-from optuna.importance import FanovaImportanceEvaluator
 
 from mim_ray import charts
 from mim_ray.phrases import as_text
@@ -61,7 +60,9 @@ def importance(records: list[Record], search: Search, space: Space) -> dict[str,
     values = {trial.value for trial in study.trials}
     if len(study.trials) < FEWEST or len(values) == 1:
         return {}
-    found = optuna.importance.get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances  # brings scikit-learn
+
+    found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
     return {name: float(share) for name, share in found.items()}
 
 
