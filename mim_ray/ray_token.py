@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from mim_ray.errors import Failure, Mistake
@@ -20,7 +21,7 @@ def place_of_token() -> str | None:
         if not _holds_a_word(Path(path)):
             raise Mistake(f"{FILE}={path}: no file with a token")
         return path
-    if _holds_a_word(file := Path.home() / ".ray" / "auth_token"):
+    if _holds_a_word(file := Path("~/.ray/auth_token").expanduser()):
         return str(file)
     if _mode() == "token":
         raise Mistake(f"{MODE}=token: no token is here: {WHERE}")
@@ -41,9 +42,11 @@ def take_up_token() -> None:
 def settle_token(address: str) -> None:
     """For a driver. A cluster with tokens never answers one that has taken none up, and the actors of a cluster
     without them end when they cannot reach one that has: so the cluster is asked."""
-    place = place_of_token()
+    if _mode() == "token":  # Ray will look for one
+        place_of_token()
     if ":" not in address or "://" in address or not _refuses(address):
         return
+    place = place_of_token()
     if place is None:
         raise Failure(f"{address} {WANTED}")
     if _mode() not in ("", "token"):
@@ -77,4 +80,6 @@ def _mode() -> str:
 
 
 def _holds_a_word(file: Path) -> bool:
-    return file.is_file() and bool(file.read_text().strip())
+    with suppress(OSError):
+        return file.is_file() and bool(file.read_text().strip())
+    return False

@@ -1,6 +1,7 @@
 """What carries a spool to the server, in order, in a thread of its own that no step ever waits for."""
 
 import logging
+import time
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ NOT_LET_IN = (401, 403)
 TRIES_OF_A_FILE = 5
 SLOWEST = 1 << 20
 """Bytes a second."""
+
+LOOK_SECONDS = 1.0
 
 SAYS_IT_AT_EVERY_TRY = ("urllib3.connectionpool", "mlflow.exceptions", "mlflow.store.db.utils")
 
@@ -58,10 +61,15 @@ class Sender(Thread):
         self._status = status
         self._closing.set()
         self._news.set()
-        before = -1
-        while self.is_alive() and before != self._spool.sent:
-            before = self._spool.sent
-            self.join(patience_seconds + (self._bytes_under_way / SLOWEST if status == "FINISHED" else 0))
+        before, began = self._spool.sent, time.monotonic()
+        while self.is_alive():
+            if before != self._spool.sent:
+                before, began = self._spool.sent, time.monotonic()
+            seconds_of_a_file = self._bytes_under_way / SLOWEST if status == "FINISHED" else 0
+            left = began + patience_seconds + seconds_of_a_file - time.monotonic()
+            if left <= 0:
+                break
+            self.join(min(left, LOOK_SECONDS))
         self._over.set()
 
     def leave(self) -> None:

@@ -71,6 +71,8 @@ class Reporter:
         self._lacking = 0
         self.digest: str | None = None
         """Of the files of the encoder that the run ends with."""
+        self._digest_file = Path()
+        """Where it lies for whoever goes on with the run, and perhaps has to tell MLflow of it."""
 
     def open(self, carried: list[Record]) -> None:
         """`carried`: what MLflow had not confirmed when the checkpoint was made."""
@@ -81,6 +83,7 @@ class Reporter:
         folder = (Path(tempfile.mkdtemp(prefix="mim-ray-")) if local is None else local) / "journal"
         self.journal = Journal(folder, job.tracking_uri, job.run_id, carried, self.fence)
         self._system = System(folder)
+        self._digest_file = folder / "encoder.sha256"
         if self.run.checkpoint.to_mlflow:
             self.document(JOB, job.as_json())
 
@@ -128,7 +131,7 @@ class Reporter:
             self._file("confusions.png", "evaluation", verdict.draw)
 
     def checkpoint(self, folder: Folder, snapshot: Snapshot) -> None:
-        """One is written; called beside the training, which waits for nothing of it."""
+        """One is written; called beside the training, which waits for it only with the next one."""
         if self.journal is None:
             return
         if self.run.checkpoint.to_mlflow:
@@ -184,12 +187,17 @@ class Reporter:
 
     def last(self, checkpoint: Folder, step: int) -> None:
         """The model that the run ends with, once; it may have ended before, at an earlier step."""
-        if self.journal is None or self.journal.highest(MODEL_STEP) >= step:
+        if self.journal is None:
+            return
+        if self.journal.highest(MODEL_STEP) >= step:
+            with suppress(OSError):
+                self.digest = self._digest_file.read_text()
             return
         self._send_best()
         self._lacking = 1
         with _or_without("the model that the run ends with is not sent to MLflow"):
             self._model(checkpoint, "")
+            self._digest_file.write_text(str(self.digest))
             self.journal.log(step, {MODEL_STEP: step})
             self._lacking = 0
 

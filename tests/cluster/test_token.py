@@ -83,6 +83,8 @@ def test_the_token_in_the_home_is_taken_up_where_it_is_wanted(store: tuple[str, 
 def test_a_token_that_is_wanted_and_not_there_is_told(store: tuple[str, bool], tmp_path: Path) -> None:
     address, wants = store
     assert settled(address, tmp_path).startswith(f"Failure {address} wants a token: set" if wants else "None 0")
+    gone = settled(address, tmp_path, RAY_AUTH_TOKEN_PATH=f"{tmp_path}/gone")
+    assert gone.startswith(f"Mistake RAY_AUTH_TOKEN_PATH={tmp_path}/gone: no file" if wants else "None 0")
     kept = settled(address, tmp_path, RAY_AUTH_MODE="disabled", RAY_AUTH_TOKEN="its-own")
     assert ("RAY_AUTH_MODE=disabled keeps it back" in kept) == wants
     said = settled(address, tmp_path, RAY_AUTH_MODE="token")
