@@ -12,7 +12,7 @@ class Apart(TorchDispatchMode):
     that nobody else has."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._generator = torch.Generator()
 
     def __torch_dispatch__(
