@@ -139,10 +139,15 @@ def test_a_search_that_loses_drivers_and_a_node_ends_as_one_that_lost_nothing(
     assert said.split() == ["[]"], log
 
 
-def test_more_workers_than_there_can_be_are_refused_before_the_first_trial(searched: Searched) -> None:
-    searched.begin("refused", trials=2, workers_per_trial=9)
-    assert "workers_per_trial=9: 9 workers need" in searched.ended(2)["said"]
-    assert not (searched.folder / "refused").exists()
+def test_what_cannot_be_is_refused_before_the_first_trial(searched: Searched) -> None:
+    wrong: dict[str, dict[str, object]] = {
+        "metric=eval/knn_tpo1: no trial logs it: did you mean 'eval/knn_top1'?": {"metric": "eval/knn_tpo1"},
+        "workers_per_trial=9: 9 workers need": {"workers_per_trial": 9},
+    }
+    for words, changes in wrong.items():
+        searched.begin("refused", trials=2, **changes)
+        assert words in searched.ended(2)["said"]
+        assert not (searched.folder / "refused").exists()
     assert not (searched.folder / "mlflow.db").exists()
 
 
