@@ -1,6 +1,5 @@
 """What a thread beside the training draws is its own: the steps' numbers stay as they are."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,8 +17,7 @@ class Apart(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        call: Callable[..., Any] = func
         words = dict(kwargs or {})
         if torch.Tag.nondeterministic_seeded in func.tags and func._schema.is_mutable:
             words["generator"] = self._generator
-        return call(*args, **words)
+        return func(*args, **words)
